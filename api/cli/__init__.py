@@ -1,0 +1,1 @@
+"""The `sirocco` command, a file per verb."""

@@ -1,0 +1,52 @@
+"""The `sirocco` command: parses the command line and hands over to one verb.
+
+Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted; `serve` documents its own.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sirocco.api.cli import bench, run, serve
+from sirocco.runtime.errors import SiroccoError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _complain(message)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; the verbs import what they need when they run."""
+    parser = _Parser(prog="sirocco", description="Run language models: a server, a terminal, benchmarks.")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in (serve, run, bench):
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    raise SystemExit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        parsed = build_parser().parse_args(arguments)
+        return int(parsed.run(parsed))
+    except SiroccoError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone. What is still buffered must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(message: str) -> None:
+    print(f"sirocco: error: {' '.join(message.split())}", file=sys.stderr)

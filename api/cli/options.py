@@ -1,0 +1,79 @@
+"""Flags that several verbs share, and how their values are read."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from sirocco.runtime.errors import RequestError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Flags about the model and its engine."""
+    group = parser.add_argument_group("model")
+    group.add_argument("-m", "--model", default="demo", help="a folder, a hub id, or demo (default)")
+    group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    group.add_argument("--max-num-seqs", type=positive, default=64, metavar="N", help="sequences computed at once (64)")
+    group.add_argument("--kv-memory", type=num_bytes, metavar="SIZE", help="cache size, such as 4GiB or 512MiB")
+    group.add_argument("--chunk-size", type=positive, metavar="TOKENS", help="most prompt tokens of one request a step")
+    group.add_argument("--max-model-len", type=positive, metavar="TOKENS", help="shorten the context")
+    group.add_argument("--no-prefix-caching", dest="prefix_caching", action="store_false")
+    group.add_argument("--batch-invariant", action="store_true", help="bitwise equal results whatever the batch")
+
+
+def engine_options(arguments: argparse.Namespace) -> dict[str, object]:
+    """The engine's options as given, by their names in `EngineOptions`."""
+    names = (
+        *("model", "dtype", "device", "max_num_seqs", "kv_memory"),
+        *("chunk_size", "prefix_caching", "batch_invariant", "max_model_len"),
+    )
+    return {name: getattr(arguments, name) for name in names}
+
+
+def num_bytes(text: str) -> int:
+    """A size such as 4GiB, 512MiB, 2G or 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4GiB or 512MiB")
+    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    if size <= 0:
+        raise argparse.ArgumentTypeError("a size must be greater than 0")
+    return size
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text) if re.fullmatch(r"\d{1,18}", text) else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return value
+
+
+def positive_list(text: str) -> list[int]:
+    """Positive integers with commas between them."""
+    return [positive(part.strip()) for part in text.split(",")]
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def data_dir(given: str | None) -> Path:
+    """The folder for what must survive; made when it is missing, private to the user."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    path = Path(given) if given else Path(home) / "sirocco"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"the data folder cannot be made: {error.strerror}") from None
+    return path

@@ -1,0 +1,68 @@
+"""`sirocco serve`: the HTTP server."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from sirocco.api.cli.options import add_model_options, data_dir, engine_options, positive, seconds
+
+if TYPE_CHECKING:
+    from sirocco.runtime.async_engine import AsyncEngine
+
+
+def add_parser(verbs: Any) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        description="Serve a model over HTTP (OpenAI's chat and completions). SIGTERM or Ctrl-C lets running "
+        "requests finish and exits with 0; a second one stops at once and exits with 128 + signal.",
+    )
+    add_model_options(parser)
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    group.add_argument("--port", type=_port, default=1234, help="port to listen on (1234); 0 picks a free one")
+    group.add_argument("--data-dir", metavar="DIR", help="where state that must survive is kept")
+    key_help = "require this key; may be repeated; also read from SIROCCO_API_KEY"
+    group.add_argument("--api-key", action="append", default=[], metavar="KEY", help=key_help)
+    group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web origin to admit, or *")
+    group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="Host to admit, or *")
+    group.add_argument("--drain-timeout", type=seconds, default=30.0, metavar="SECONDS", help="at shutdown (30)")
+    group.add_argument(
+        "--max-waiting", type=positive, default=1024, metavar="N", help="queued requests before 429 (1024)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until stopped; returns the exit code."""
+    from sirocco.api import server
+    from sirocco.api.options import ServerOptions
+
+    data_dir(arguments.data_dir)
+    keys = [*arguments.api_key, os.environ.get("SIROCCO_API_KEY", "")]
+    options = ServerOptions(
+        host=arguments.host,
+        port=arguments.port,
+        api_keys=tuple(key for key in keys if key),
+        cors_origins=tuple(arguments.cors_origin),
+        allowed_hosts=tuple(arguments.allowed_host),
+        drain_timeout=arguments.drain_timeout,
+    )
+    return server.run(lambda: _make_engine(arguments), options)
+
+
+def _make_engine(arguments: argparse.Namespace) -> "AsyncEngine":
+    from sirocco.runtime.async_engine import AsyncEngine
+    from sirocco.runtime.process_client import ProcessClient
+    from sirocco.runtime.wire import EngineOptions
+
+    options: dict[str, Any] = engine_options(arguments)
+    client = ProcessClient(EngineOptions(**options, max_waiting=arguments.max_waiting, progress=True))
+    return AsyncEngine(client=client, model=arguments.model)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)

@@ -1,0 +1,210 @@
+"""One HTTP request and its answer over ASGI: bounded bodies, JSON, server-sent events, and who is still listening."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from sirocco.api.errors import (
+    ClientGoneError,
+    Failure,
+    Header,
+    HttpError,
+    UnreadStreamError,
+    describe,
+    invalid_json,
+)
+from sirocco.api.options import ServerOptions
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+_T = TypeVar("_T")
+
+JSON = b"application/json"
+FAREWELL_SECONDS = 1.0  # for telling a client that may not read why its answer ends
+
+log = logging.getLogger("sirocco.api")
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+
+class Exchange:
+    """A request, what has been answered so far, and the way to end it early."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, options: ServerOptions) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.options = options
+        self.reply_headers: list[Header] = []  # sent with whatever is answered
+        self.status = 0  # 0: nothing answered yet
+        self.interruption: Exception | None = None
+        self.stream: EventStream | None = None
+        self.request_id = ""
+        self._receive = receive
+        self.send = send
+        self._task = asyncio.current_task()
+
+    def interrupt(self, reason: Exception) -> None:
+        """End the handler now, wherever it waits. The first reason counts."""
+        if self.interruption is None and self._task is not None:
+            self.interruption = reason
+            self._task.cancel()
+
+    def resume(self) -> None:
+        """Let the handler's task go on after an interruption, to answer it."""
+        if self._task is not None:
+            self._task.uncancel()
+
+    async def body(self) -> bytes:
+        """The whole request body. Raises `HttpError` 413 past the limit, without reading on, and 408 when it stalls."""
+        limit = self.options.max_body_bytes
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        if self.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise HttpError(415, "Compressed request bodies are not supported.")
+        body = bytearray()
+        while True:
+            try:
+                async with asyncio.timeout(self.options.body_timeout):
+                    message = await self._receive()
+            except TimeoutError:
+                raise HttpError(408, "The request body did not arrive in time.") from None
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise _too_large(limit)
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def json(self, decoder: msgspec.json.Decoder[_T]) -> _T:
+        """The body as a struct. Raises `RequestError` with msgspec's sentence and the path of the field at fault."""
+        body = await self.body()
+        if not body:
+            raise invalid_json(msgspec.DecodeError("the body is empty"))
+        try:
+            return decoder.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise invalid_json(error) from None
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """While inside, a client that goes away interrupts the handler. Only after the body has been read."""
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(ClientGoneError())
+
+    async def start(self, status: int, content_type: bytes, headers: Sequence[Header] = ()) -> None:
+        """Send the status line and headers."""
+        self.status = status
+        all_headers = [(b"content-type", content_type), *headers, *self.reply_headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Sequence[Header] = ()) -> None:
+        """Answer with one whole body."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.start(status, content_type, (length, *headers))
+        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def fail(self, error: Exception) -> None:
+        """Answer an error: a body with its status, or an event when a stream has begun. Never raises or blocks long."""
+        if isinstance(error, ClientGoneError | UnreadStreamError):
+            self.status = self.status or 499  # for the metrics; there is nobody to read it
+            return
+        failure = describe(error)
+        if failure.body.error.code == "internal_error":
+            log.error("request %s: %s %r failed", self.request_id, self.method, self.path, exc_info=error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._send_failure(failure)
+
+    async def _send_failure(self, failure: Failure) -> None:
+        if self.stream is not None and self.stream.started:
+            await self.stream.send(failure.body)
+            await self.stream.close()
+        elif self.status == 0:
+            await self.reply(failure.status, encode(failure.body), headers=failure.headers)
+
+
+class EventStream:
+    """Server-sent events (WHATWG HTML 9.2) that end with OpenAI's [DONE].
+
+    The response starts with the first event or keep-alive comment, so an error before that still has its status.
+    `send` blocks while the client does not read; past `unread_timeout` the exchange is interrupted.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        exchange.stream = self
+        self.started = False
+        self._exchange = exchange
+        self._keep_alive = exchange.options.keep_alive
+        self._unread_timeout = exchange.options.unread_timeout
+        self._loop = asyncio.get_running_loop()
+        self._last_sent = self._loop.time()
+        self._blocked_since: float | None = None
+        self._comment: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(self._keep_alive, self._tick)
+
+    async def __aenter__(self) -> "EventStream":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._timer.cancel()
+        if self._comment is not None:
+            self._comment.cancel()
+            self._comment = None
+
+    async def send(self, event: msgspec.Struct) -> None:
+        """Send one event."""
+        await self._write(b"data: " + encode(event) + b"\n\n")
+
+    async def close(self) -> None:
+        """Say that all was sent, and end the response."""
+        await self._write(b"data: [DONE]\n\n", more=False)
+
+    async def _write(self, data: bytes, more: bool = True) -> None:
+        if self._comment is not None and self._comment is not asyncio.current_task():
+            comment, self._comment = self._comment, None
+            await comment
+        self._blocked_since = self._loop.time()
+        if not self.started:
+            self.started = True
+            await self._exchange.start(200, b"text/event-stream; charset=utf-8", _STREAM_HEADERS)
+        await self._exchange.send({"type": "http.response.body", "body": data, "more_body": more})
+        self._blocked_since = None
+        self._last_sent = self._loop.time()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self._blocked_since is not None:
+            due = self._blocked_since + self._unread_timeout
+            if now >= due:
+                self._exchange.interrupt(UnreadStreamError())
+                return
+        else:
+            due = self._last_sent + self._keep_alive
+            if now >= due:
+                self._comment = self._loop.create_task(self._write(b": keep-alive\n\n"))
+                due = now + self._keep_alive
+        self._timer = self._loop.call_at(due, self._tick)
+
+
+_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+
+def _too_large(limit: int) -> HttpError:
+    return HttpError(413, f"The request body is larger than {limit // 2**20} MiB.", "request_too_large")

@@ -1,0 +1,1 @@
+"""OpenAI route families, a file each."""

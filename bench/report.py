@@ -1,0 +1,99 @@
+"""Results as a table for people and as JSON for programs, and the facts that every result carries."""
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from sirocco.runtime.errors import RequestError
+
+Row = Mapping[str, Any]
+Columns = Sequence[tuple[str, str]]  # heading, and the key or key.subkey of a row
+
+
+def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> None:
+    """Show a table, on stderr when the JSON goes to stdout, and write the JSON where asked."""
+    to_stdout = json_file == "-"
+    Console(stderr=to_stdout).print(table(rows, columns))
+    if json_file is None:
+        return
+    text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
+    if to_stdout:
+        sys.stdout.buffer.write(text)
+        return
+    with open(json_file, "wb") as file:
+        file.write(text)
+
+
+def table(rows: Sequence[Row], columns: Columns) -> Table:
+    """One line a row; what was not measured is a dash."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, _ in columns:
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        shown.add_row(*(_cell(_look_up(row, key)) for _, key in columns))
+    return shown
+
+
+def check_writable(json_file: str | None) -> None:
+    """Raises `RequestError` now rather than after the measuring when the file cannot be written."""
+    if json_file in (None, "-"):
+        return
+    try:
+        with open(str(json_file), "ab"):
+            pass
+    except OSError as error:
+        raise RequestError(f"{json_file} cannot be written: {error.strerror}") from None
+
+
+def peak_rss_mib() -> float:
+    """The most memory this process has held at once, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """The processor and how many of its cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass  # not Linux: the short name stands
+    return f"{name} ({cores} cores)"
+
+
+def _look_up(row: Row, key: str) -> Any:
+    value: Any = row
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+    return str(value)

@@ -1,0 +1,60 @@
+"""Writing keys and values into the paged cache [N, Hkv, S, D], alone and fused with what precedes it."""
+
+from torch import Tensor
+
+from sirocco.kernels.norm import rms_norm
+from sirocco.kernels.rope import rotate
+
+
+def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """Store k and v [T, Hkv, D] in the caches [N, Hkv, S, D], in place, at slot_mapping [T] (block * S + offset).
+
+    A row with a negative slot is padding and is not written. Slots of one call must differ.
+    """
+    if bool((slot_mapping < 0).any()):
+        rows = (slot_mapping >= 0).nonzero().squeeze(-1)
+        k, v, slot_mapping = k[rows], v[rows], slot_mapping[rows]
+    block_size = k_cache.shape[2]
+    blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
+    k_cache.transpose(1, 2)[blocks, offsets] = k.to(k_cache.dtype)
+    v_cache.transpose(1, 2)[blocks, offsets] = v.to(v_cache.dtype)
+
+
+def norm_rope_write(
+    qkv: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+) -> Tensor:
+    """Split qkv [T, (H + 2 Hkv) D], norm q and k per head, rotate them, store k and v; return q [T, H, D].
+
+    A weight [D] of None skips that norm; cos and sin [T, R / 2] of None skip the rotation. The caches [N, Hkv, S, D]
+    change in place as in `write_kv`.
+    """
+    total, qk_heads = num_heads + 2 * num_kv_heads, num_heads + num_kv_heads
+    heads = qkv.view(len(qkv), total, qkv.shape[-1] // total)
+    q, k, v = heads[:, :num_heads], heads[:, num_heads:qk_heads], heads[:, qk_heads:]
+    if q_weight is None and k_weight is None and cos is not None and sin is not None:
+        turned = rotate(heads[:, :qk_heads], cos, sin, interleaved)  # one pass while they are adjacent
+        q, k = turned[:, :num_heads], turned[:, num_heads:]
+    else:
+        q = _norm_rotate(q, q_weight, eps, cos, sin, interleaved)
+        k = _norm_rotate(k, k_weight, eps, cos, sin, interleaved)
+    write_kv(k, v, k_cache, v_cache, slot_mapping)
+    return q
+
+
+def _norm_rotate(
+    x: Tensor, weight: Tensor | None, eps: float, cos: Tensor | None, sin: Tensor | None, interleaved: bool
+) -> Tensor:
+    if weight is not None:
+        x = rms_norm(x, weight, eps)
+    return x if cos is None or sin is None else rotate(x, cos, sin, interleaved)

@@ -1,0 +1,262 @@
+"""From logits [B, V] to tokens: penalties, filters, the draw, log-probabilities.
+
+A token's mass is exp((logit - best) / temperature) as a whole number of 2**-40, so that sums do not depend on their
+order: the short path and the long one, any batch and any device agree on what is kept and drawn (but for the last bit
+of exp). Every filter keeps all tokens at or above some logit, ties included, so a kernel need only search a threshold.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+_ONE = 1 << 40  # the best token's mass; 2**22 tokens of it still sum below 2**62
+_UNIT = 1 << 24  # uniform numbers and top-p are whole numbers of 2**-24
+_WORD = 0xFFFFFFFF
+_CHUNK = 512  # of a vocabulary that is larger than
+_SMALL = 16384
+_NUCLEUS = 256  # how many of the best tokens are searched for top-p at first,
+_CANDIDATES = 1024  # for any filter at first,
+_MORE_CANDIDATES = 16384  # and for the rows that need more, before all are sorted
+
+
+Word = TypeVar("Word", int, Tensor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplingTensors:
+    """How each of B rows is sampled, and host facts about all rows so that nothing waits for the device.
+
+    A filter is off in a row with top_k <= 0, top_p >= 1 or min_p <= 0; temperature 0 takes the best token. `position`
+    is that of the token to be drawn.
+    """
+
+    temperature: Tensor  # [B] float32
+    top_k: Tensor  # [B] int32
+    top_p: Tensor  # [B] float32
+    min_p: Tensor  # [B] float32
+    seed: Tensor  # [B] int64
+    position: Tensor  # [B] int64
+    greedy: bool  # all rows have temperature 0
+    any_greedy: bool
+    uses_top_k: bool
+    uses_top_p: bool
+    uses_min_p: bool
+    max_top_k: int  # 0 where top_k is off in every row
+
+
+def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
+    """Draw one token per row of logits [B, V]; returns ids [B] int64, -1 where a row holds NaN or nothing above -inf.
+
+    Temperature, then top-k (tokens at least as good as the k-th), top-p (the best tokens down to the one whose mass
+    reaches p, and its equals), min-p (mass at least min_p of the best's). The draw inverts the cumulative mass in order
+    of token id with one uniform number per row, `philox_uniform(seed, position)`: the first token whose cumulative mass
+    exceeds u times the total. Temperature 0 takes the best token, the first of equals. +inf outweighs all finite ones.
+    """
+    values = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    best, tokens = _max(values)
+    failed = best.isnan() | (best == -torch.inf)
+    if not params.greedy:
+        is_greedy = params.temperature <= 0
+        temperature = params.temperature.masked_fill(is_greedy, 1.0)
+        bits = _philox_bits(params.seed, params.position)
+        columns = (best, temperature, params.top_k, params.top_p, params.min_p, bits)
+        drawn = _draw(_Rows(values, *(column[:, None] for column in columns)), is_greedy | failed, params)
+        tokens = tokens.where(is_greedy, drawn) if params.any_greedy else drawn
+    return tokens.masked_fill(failed, -1)
+
+
+def philox4x32(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
+    """Philox4x32-10 of a counter and a key of 32-bit words, ints or int64 tensors (doi:10.1145/2063384.2063405)."""
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # in int64 modulo 2**64: the sign is lost, the 64 bits are right
+        c0, c1, c2, c3 = (p1 >> 32) & _WORD ^ c1 ^ k0, p1 & _WORD, (p0 >> 32) & _WORD ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = k0 + 0x9E3779B9 & _WORD, k1 + 0xBB67AE85 & _WORD
+    return c0, c1, c2, c3
+
+
+def philox_uniform(seed: Tensor, position: Tensor) -> Tensor:
+    """Uniform numbers [B] float32 in [0, 1), multiples of 2**-24, as a pure function of seed and position [B] int64."""
+    return _philox_bits(seed, position).to(torch.float32) * 2.0**-24
+
+
+def _philox_bits(seed: Tensor, position: Tensor) -> Tensor:
+    """The top 24 bits of the first word of Philox with the seed as key and the position as counter."""
+    if seed.device.type == "cpu" and len(seed) <= 32:  # 8 us a row; in tensors 400 us whatever the number of rows
+        bits = [_first_word(s, p) >> 8 for s, p in zip(seed.tolist(), position.tolist(), strict=True)]
+        return torch.tensor(bits, dtype=torch.int64)
+    return _first_word(seed, position) >> 8
+
+
+def _first_word(seed: Word, position: Word) -> Word:
+    zero = position & 0
+    return philox4x32(position & _WORD, (position >> 32) & _WORD, zero, zero, seed & _WORD, (seed >> 32) & _WORD)[0]
+
+
+def apply_penalties(
+    logits: Tensor,
+    output_counts: Tensor,
+    prompt_mask: Tensor,
+    repetition: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+) -> None:
+    """Lower logits [B, V], in place, of tokens that occurred; factors are [B].
+
+    Tokens of the prompt (prompt_mask [B, V] bool) or the output (output_counts [B, V] int32) have positive logits
+    divided and negative ones multiplied by `repetition` (arXiv:1909.05858); then those of the output lose `presence`
+    once and `frequency` per occurrence (OpenAI's rule).
+    """
+    repetition, presence, frequency = repetition[:, None], presence[:, None], frequency[:, None]
+    in_output = output_counts > 0
+    scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
+    penalised = scaled.where(prompt_mask | in_output, logits.to(scaled.dtype))
+    logits.copy_(penalised - output_counts * frequency - in_output * presence)
+
+
+def apply_logit_bias(logits: Tensor, rows: Tensor, token_ids: Tensor, bias: Tensor) -> None:
+    """Add bias [N] to logits[rows, token_ids], in place; repeated pairs add up."""
+    logits.index_put_((rows, token_ids), bias.to(logits.dtype), accumulate=True)
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (logprob [B], top_ids [B, num_top], top_logprobs [B, num_top]) of raw logits [B, V], in float32.
+
+    A row whose token id is negative returns numbers that mean nothing.
+    """
+    values = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    shifted = _below(values, values.amax(-1, keepdim=True))
+    total = shifted.exp().sum(-1, keepdim=True).log()
+    logprob = shifted.gather(-1, token_ids.clamp(min=0)[:, None]) - total
+    top, top_ids = shifted.topk(num_top, -1)
+    return logprob.squeeze(-1), top_ids, top - total
+
+
+def _below(values: Tensor, best: Tensor) -> Tensor:
+    """values - best, with 0 where both are the same infinity."""
+    return (values - best).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Rows to draw from: logits [B, V]; everything else [B, 1]."""
+
+    values: Tensor
+    best: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    bits: Tensor
+
+    def take(self, rows: Tensor) -> "_Rows":
+        columns = (self.values, self.best, self.temperature, self.top_k, self.top_p, self.min_p, self.bits)
+        return _Rows(*(column[rows] for column in columns))
+
+    def mass(self, values: Tensor) -> Tensor:
+        """Mass of values [B, n] in 2**-40; the fraction that is left counts for nothing."""
+        return _below(values, self.best).div_(self.temperature).exp_().mul_(_ONE)
+
+    def above_min_p(self, mass: Tensor) -> Tensor:
+        return mass >= self.min_p * _ONE
+
+    def pick(self, mass: Tensor) -> Tensor:
+        """Index [B, 1] at which the cumulative mass [B, n] first exceeds u times the total."""
+        if mass.shape[-1] <= _SMALL:
+            cumulative = mass.long().cumsum(-1)
+            picked = torch.searchsorted(cumulative, _fraction(cumulative[:, -1:], self.bits), right=True)
+            return picked.clamp_(max=mass.shape[-1] - 1)
+        # Chunk by chunk, as a kernel would: a running sum over all of a large vocabulary costs more than the masses.
+        chunks = torch.cat([part.sum(-1, dtype=torch.int64) for part in _chunks(mass)], -1).cumsum(-1)
+        target = _fraction(chunks[:, -1:], self.bits)
+        chunk = torch.searchsorted(chunks, target, right=True).clamp_(max=chunks.shape[-1] - 1)
+        before = chunks.gather(-1, (chunk - 1).clamp(min=0)).masked_fill(chunk == 0, 0)
+        index = _chunk_indices(chunk, mass.shape[-1])
+        within = mass.gather(-1, index).long().cumsum(-1)
+        picked = torch.searchsorted(within, target - before, right=True).clamp_(max=_CHUNK - 1)
+        return index.gather(-1, picked)
+
+
+def _draw(rows: _Rows, ignored: Tensor, params: SamplingTensors) -> Tensor:
+    """Draw a token [B] for each row; what `ignored` [B] rows return means nothing."""
+    if not (params.uses_top_k or params.uses_top_p):
+        return _draw_unfiltered(rows)
+    vocab_size = rows.values.shape[-1]
+    wanted = max(params.max_top_k + 1, _NUCLEUS if params.uses_top_p else 0)
+    tokens, settled = _draw_among(rows, min(wanted, _CANDIDATES, vocab_size))
+    left = ~(settled | ignored)
+    free = left & ((rows.top_k <= 0) & (rows.top_p >= 1)).squeeze(-1)
+    if len(index := free.nonzero().squeeze(-1)):
+        tokens[index] = _draw_unfiltered(rows.take(index))
+        left &= ~free
+    for num in (_MORE_CANDIDATES, vocab_size):
+        if len(index := left.nonzero().squeeze(-1)):
+            tokens[index], settled = _draw_among(rows.take(index), min(num, vocab_size))
+            left[index] = ~settled
+    return tokens
+
+
+def _draw_unfiltered(rows: _Rows) -> Tensor:
+    mass = rows.mass(rows.values)
+    return rows.pick(mass.masked_fill_(~rows.above_min_p(mass), 0)).squeeze(-1)
+
+
+def _draw_among(rows: _Rows, num: int) -> tuple[Tensor, Tensor]:
+    """Draw from what filtering leaves of the `num` best tokens; returns tokens [B], settled [B].
+
+    A row is settled when no token beyond them could have been kept; else its token means nothing.
+    """
+    top, ids = rows.values.topk(num, -1)  # best first
+    complete = num == rows.values.shape[-1]
+    mass = rows.mass(top)
+    limited = rows.top_k > 0
+    kth = top.gather(-1, rows.top_k.long().clamp(1, num) - 1)
+    keep = (top >= kth) | ~limited
+    settled = ~limited | ~keep[:, -1:]
+
+    kept = mass.long() * keep
+    total = kept.sum(-1, keepdim=True)
+    nucleus = rows.top_p < 1
+    if not complete and bool((nucleus & ~limited).any()):
+        total = total.where(limited, rows.mass(rows.values).sum(-1, keepdim=True, dtype=torch.int64))
+    share = (rows.top_p * _UNIT).ceil().long().clamp(0, _UNIT)
+    reached = kept.cumsum(-1) >= _fraction(total, share).clamp(min=1)
+    crossing = top.gather(-1, reached.byte().argmax(-1, keepdim=True))  # the first of equals
+    keep &= (top >= crossing) | ~(nucleus & reached[:, -1:])
+
+    keep &= rows.above_min_p(mass)
+    settled &= ~keep[:, -1:]
+    by_id = ids.argsort(-1)
+    picked = rows.pick((mass * keep).gather(-1, by_id))
+    tokens = ids.gather(-1, by_id.gather(-1, picked))
+    return tokens.squeeze(-1), settled.squeeze(-1) | complete
+
+
+def _fraction(total: Tensor, bits: Tensor) -> Tensor:
+    """floor(total * bits / 2**24) of whole numbers total < 2**62 and bits <= 2**24, without overflow."""
+    return (total >> 24) * bits + ((total & (_UNIT - 1)) * bits >> 24)
+
+
+def _max(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The greatest of values [B, V] and the first index that holds it; NaN counts as the greatest."""
+    if values.shape[-1] <= _SMALL:
+        best, index = values.max(-1)
+        return best, index
+    # A maximum with its index is not vectorised on CPU: 130 us for V = 151936 to amax's 9, so look only in its chunk.
+    chunk = torch.cat([part.amax(-1) for part in _chunks(values)], -1).argmax(-1, keepdim=True)
+    index = _chunk_indices(chunk, values.shape[-1])
+    best, offset = values.gather(-1, index).max(-1, keepdim=True)
+    return best.squeeze(-1), index.gather(-1, offset).squeeze(-1)
+
+
+def _chunks(x: Tensor) -> list[Tensor]:
+    """Views of x [B, n] as [B, n // C, C] and [B, 1, n % C], without an empty one."""
+    whole = x.shape[-1] // _CHUNK * _CHUNK
+    parts = (x[:, :whole].unflatten(-1, (-1, _CHUNK)), x[:, None, whole:])
+    return [part for part in parts if part.numel()]
+
+
+def _chunk_indices(chunk: Tensor, n: int) -> Tensor:
+    """The indices [B, C] of chunk [B, 1] among n; past the end the last one repeats."""
+    return (chunk * _CHUNK + torch.arange(_CHUNK, device=chunk.device)).clamp_(max=n - 1)

@@ -1,0 +1,202 @@
+"""Text in, text out, over any `EngineClient`: tokenizer, chat template and limits on this side, token ids on the other.
+
+Nothing here imports torch: the API process runs it too.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from sirocco.runtime.client import EngineClient
+from sirocco.runtime.config import ModelConfig, read_config
+from sirocco.runtime.errors import RequestError
+from sirocco.runtime.hub import model_id, resolve_model
+from sirocco.runtime.local_client import LocalClient
+from sirocco.runtime.request import Result, SamplingParams, StreamEvent
+from sirocco.runtime.resolve import resolve_request
+from sirocco.runtime.stream import RequestStream
+from sirocco.runtime.text.chat import ChatTemplate, TemplateRenderer
+from sirocco.runtime.text.detokenize import Detokenizer
+from sirocco.runtime.text.tokenizer import Tokenizer, load_tokenizer
+from sirocco.runtime.wire import EngineOptions
+
+Prompt = str | Sequence[int]
+Message = dict[str, Any]
+
+LONG_TEXT = 50_000  # characters: longer texts are tokenised off the event loop
+
+
+class AsyncEngine:
+    """An engine for asyncio programs. Use `async with`, or `start` and `close`.
+
+    The arguments are `Engine`'s; `client` replaces the engine on a thread of this process.
+    """
+
+    tokenizer: Tokenizer
+    config: ModelConfig
+
+    def __init__(
+        self,
+        model: str = "demo",
+        dtype: str = "auto",
+        device: str = "auto",
+        max_num_seqs: int = 64,
+        kv_memory: int | None = None,
+        chunk_size: int | None = None,
+        prefix_caching: bool = True,
+        batch_invariant: bool = False,
+        *,
+        max_model_len: int | None = None,
+        max_waiting: int = 1024,
+        chat_template: str | None = None,
+        progress: bool = False,
+        client: EngineClient | None = None,
+    ) -> None:
+        options = EngineOptions(
+            model=model,
+            dtype=dtype,
+            device=device,
+            max_num_seqs=max_num_seqs,
+            kv_memory=kv_memory,
+            chunk_size=chunk_size,
+            prefix_caching=prefix_caching,
+            batch_invariant=batch_invariant,
+            max_model_len=max_model_len,
+            max_waiting=max_waiting,
+            progress=progress,
+        )
+        self.model = model
+        self.model_id = model_id(model)
+        self.client = client or LocalClient(options)
+        self.template: ChatTemplate | None = None
+        self._chat_template = chat_template
+        self._renderer = TemplateRenderer()
+        self._started = False
+
+    async def start(self) -> None:
+        """Load the model and what belongs to it. Raises `ModelLoadError`."""
+        if self._started:
+            return
+        self._read_folder(resolve_model(self.model))
+        await self.client.start()
+        self._started = True
+
+    async def close(self) -> None:
+        """End the engine; open requests fail."""
+        self._renderer.close()
+        await self.client.close()
+
+    async def __aenter__(self) -> "AsyncEngine":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _read_folder(self, folder: Path) -> None:
+        self.config = read_config(folder)
+        self.tokenizer = load_tokenizer(folder)
+        self.template = ChatTemplate.load(folder, self.tokenizer, self._renderer, self._chat_template)
+
+    # Requests.
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestStream:
+        """Hand a prompt to the engine and return its stream.
+
+        Raises at once, before anything is computed: `RequestError` for what the caller got wrong, `OverloadedError`
+        when the queue is full, `EngineUnavailableError` when the engine is not ready.
+        """
+        params = params or SamplingParams()
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info)
+        stream = RequestStream(self.client, request, params, lambda: Detokenizer(self.tokenizer, continues=True))
+        self.client.add(request, stream)
+        return stream
+
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; a long one does not hold up the event loop."""
+        if len(text) < LONG_TEXT:
+            return self.tokenizer.encode(text, add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+    async def render_chat(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None = None, **variables: Any
+    ) -> list[int]:
+        """The prompt of a conversation, ready for the answer. Raises `RequestError` and `TemplateError`."""
+        if self.template is None:
+            raise RequestError("this model has no chat template; send a prompt instead of messages", "messages")
+        text = await self.template.arender(messages, tools, **variables)
+        return await self.tokenize(text, add_special_tokens=False)
+
+    @overload
+    async def generate(self, prompts: str, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    async def generate(self, prompts: Sequence[int], params: SamplingParams | None = None) -> Result: ...
+
+    @overload
+    async def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Result]: ...
+
+    async def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Result | list[Result]:
+        """Complete one prompt, or each of a list (text or token ids). Any number of prompts may be given.
+
+        `params` of a list may be a list too, one for each prompt.
+        """
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+            assert not isinstance(params, Sequence)
+            return await self.submit(prompts, params).result()  # type: ignore[arg-type]
+        each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts came with {len(each)} sampling parameters", "params")
+        return await self._generate_all(prompts, each)  # type: ignore[arg-type]
+
+    async def _generate_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams | None]) -> list[Result]:
+        room = asyncio.Semaphore(self.client.info.max_num_seqs + max(self.client.info.max_waiting, 1) // 2)
+
+        async def one(prompt: Prompt, each: SamplingParams | None) -> Result:
+            async with room:
+                return await self.submit(prompt, each).result()
+
+        tasks = [asyncio.ensure_future(one(*pair)) for pair in zip(prompts, params, strict=True)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[StreamEvent]:
+        """Complete one prompt event by event. Closing the iterator cancels the request."""
+        async with self.submit(prompt, params) as events:
+            async for event in events:
+                yield event
+
+    async def chat(
+        self,
+        messages: list[Message],
+        params: SamplingParams | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> Result:
+        """Answer a conversation in OpenAI's message format."""
+        return await self.submit(await self.render_chat(messages, tools, **variables), params).result()
+
+    async def stream_chat(
+        self,
+        messages: list[Message],
+        params: SamplingParams | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> AsyncIterator[StreamEvent]:
+        """Answer a conversation event by event. Closing the iterator cancels the request."""
+        prompt = await self.render_chat(messages, tools, **variables)
+        async with contextlib.aclosing(self.stream(prompt, params)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event

@@ -1,0 +1,95 @@
+"""From options to an engine core: load the model, size the cache, wire scheduler and runner together."""
+
+import os
+
+import torch
+
+from sirocco.runtime.blocks import BlockPool
+from sirocco.runtime.core import EngineCore
+from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.hub import model_id, resolve_model
+from sirocco.runtime.models.cache import allocate_caches
+from sirocco.runtime.models.load import LoadedModel, load_model
+from sirocco.runtime.runner import ModelRunner
+from sirocco.runtime.scheduler import Scheduler
+from sirocco.runtime.wire import EngineInfo, EngineOptions
+
+BLOCK_SIZE = 16
+CPU_KV_MEMORY = 4 << 30  # at most; and no more than a quarter of what is available
+GPU_KV_SHARE = 0.9  # of what is free once the weights are loaded
+TOKEN_BUDGET = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes: what a running stream waits for
+
+
+def build_engine(options: EngineOptions) -> tuple[EngineCore, EngineInfo]:
+    """Load the model that `options` names. Raises `ModelLoadError`."""
+    folder = resolve_model(options.model)
+    loaded = load_model(folder, options.dtype, options.device, options.progress)
+    return assemble(loaded, options, model_id(options.model))
+
+
+def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[EngineCore, EngineInfo]:
+    """An engine over a model that is in memory already."""
+    device = loaded.device.type
+    max_model_len = min(loaded.spec.max_model_len, options.max_model_len or loaded.spec.max_model_len)
+    token_bytes = loaded.spec.cache_bytes_per_token(loaded.dtype.itemsize)
+    num_blocks = _num_blocks(options, loaded, token_bytes * BLOCK_SIZE, max_model_len)
+    max_model_len = min(max_model_len, (num_blocks - 1) * BLOCK_SIZE)
+    caches = allocate_caches(loaded.spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device)
+    runner = ModelRunner(loaded.model, caches, options.max_num_seqs, max_model_len, loaded.device)
+    chunk_size = options.chunk_size or CHUNK_SIZE[device]
+    scheduler = Scheduler(
+        BlockPool(num_blocks, BLOCK_SIZE),
+        options.max_num_seqs,
+        max(TOKEN_BUDGET[device] if options.chunk_size is None else chunk_size, options.max_num_seqs),
+        chunk_size,
+        options.prefix_caching,
+    )
+    info = EngineInfo(
+        model=name,
+        max_model_len=max_model_len,
+        vocab_size=loaded.spec.vocab_size,
+        block_size=BLOCK_SIZE,
+        num_blocks=num_blocks,
+        kv_bytes_per_token=token_bytes,
+        max_num_seqs=options.max_num_seqs,
+        max_waiting=options.max_waiting,
+        device=str(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        weight_bytes=loaded.weight_bytes,
+        load_seconds=loaded.load_seconds,
+    )
+    return EngineCore(scheduler, runner, depth=1 if device == "cuda" else 0), info
+
+
+def _num_blocks(options: EngineOptions, loaded: LoadedModel, block_bytes: int, max_model_len: int) -> int:
+    """How many blocks fit the memory, and no more than all sequences at full length could use."""
+    memory = options.kv_memory if options.kv_memory is not None else _default_kv_memory(loaded.device)
+    most = options.max_num_seqs * -(-max_model_len // BLOCK_SIZE) + 1
+    num_blocks = min(memory // block_bytes, most)
+    if num_blocks < 2:
+        raise ModelLoadError(
+            f"kv_memory of {memory} bytes is too small: a block of the cache takes {block_bytes} bytes"
+        )
+    return int(num_blocks)
+
+
+def _default_kv_memory(device: torch.device) -> int:
+    match device.type:
+        case "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            return int(free * GPU_KV_SHARE)
+        case "mps":
+            return int(torch.mps.recommended_max_memory() * GPU_KV_SHARE) - torch.mps.current_allocated_memory()
+        case _:
+            return min(CPU_KV_MEMORY, _available_memory() // 4)
+
+
+def _available_memory() -> int:
+    """Bytes that programs can still take: `MemAvailable` where Linux says, else all of physical memory."""
+    try:
+        with open("/proc/meminfo") as lines:
+            found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        found = []
+    return found[0] if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

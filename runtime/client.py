@@ -1,0 +1,116 @@
+"""The one way to an engine, whether it runs on a thread of this process or in a process of its own.
+
+Nothing here imports torch: the API process uses this module.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from typing import Literal, Protocol
+
+from sirocco.runtime.errors import EngineUnavailableError, OverloadedError, SiroccoError
+from sirocco.runtime.wire import Abort, Command, EngineInfo, EngineRequest, EngineStats, Outputs, Pause, SequenceOutput
+
+EngineState = Literal["starting", "ready", "restarting", "failed", "closed"]
+
+
+class Sink(Protocol):
+    """Where the outputs of one request go. Called on the event loop's thread, in order."""
+
+    def push(self, output: SequenceOutput) -> None:
+        """New tokens of one choice."""
+
+    def fail(self, error: SiroccoError) -> None:
+        """The request ended with an error; nothing follows."""
+
+
+class EngineClient(ABC):
+    """Token ids in, token ids out. All methods are called on the thread of the event loop that called `start`.
+
+    A client is the only one its engine has, so it knows how many requests are inside and refuses the next one itself.
+    """
+
+    def __init__(self) -> None:
+        self.state: EngineState = "starting"
+        self.state_reason = "the model is being loaded"
+        self.stats = EngineStats()
+        self._info: EngineInfo | None = None
+        self._ids = itertools.count(1)
+        self._open: dict[int, tuple[EngineRequest, Sink, set[int]]] = {}  # with the choices that still run
+
+    @abstractmethod
+    async def start(self) -> EngineInfo:
+        """Load the model and return when requests are accepted. Raises `ModelLoadError`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the engine; open requests fail with `EngineUnavailableError`."""
+
+    @abstractmethod
+    def _send(self, command: Command) -> None: ...
+
+    @property
+    def info(self) -> EngineInfo:
+        """Limits of the engine. Known from the first `start` on."""
+        if self._info is None:
+            raise EngineUnavailableError(self.state_reason)
+        return self._info
+
+    @property
+    def num_open(self) -> int:
+        """Requests inside the engine."""
+        return len(self._open)
+
+    def next_id(self) -> int:
+        """A request id never used before with this client."""
+        return next(self._ids)
+
+    def add(self, request: EngineRequest, sink: Sink) -> None:
+        """Hand over a request. Raises `OverloadedError` when the queue is full, `EngineUnavailableError` when not
+        ready.
+        """
+        if self.state != "ready":
+            raise EngineUnavailableError(self.state_reason)
+        limit = self.info.max_num_seqs + self.info.max_waiting
+        if len(self._open) >= limit:
+            raise OverloadedError(
+                f"{len(self._open)} requests are waiting or running, which is the limit; try again later"
+            )
+        self._send(request)
+        self._open[request.id] = (request, sink, set(range(request.n)))
+
+    def abort(self, id: int, index: int | None = None) -> None:
+        """Stop a request (or one choice). Its sink hears nothing more of it; unknown and finished ids are ignored."""
+        entry = self._open.get(id)
+        if entry is None:
+            return
+        running = entry[2]
+        running.difference_update(running.copy() if index is None else {index})
+        if not running:
+            del self._open[id]
+        if self.state == "ready":
+            self._send(Abort(id, index))
+
+    def pause(self, id: int, paused: bool) -> None:
+        """Stop or resume scheduling a request."""
+        if id in self._open and self.state == "ready":
+            self._send(Pause(id, paused))
+
+    def _deliver(self, outputs: Outputs) -> None:
+        """Hand a step's outputs to their sinks; those of aborted requests are dropped."""
+        self.stats = outputs.stats
+        for output in outputs.outputs:
+            entry = self._open.get(output.id)
+            if entry is None or output.index not in entry[2]:
+                continue
+            if output.finish_reason is not None:
+                entry[2].discard(output.index)
+                if not entry[2]:
+                    del self._open[output.id]
+            entry[1].push(output)
+
+    def _fail_all(self, error: SiroccoError) -> list[EngineRequest]:
+        """End every open request with an error; returns the requests."""
+        entries, self._open = list(self._open.values()), {}
+        for _, sink, _ in entries:
+            sink.fail(error)
+        return [request for request, _, _ in entries]

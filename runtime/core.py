@@ -1,0 +1,96 @@
+"""The engine proper: a scheduler and a runner, one step at a time, and the loop that drives them on whatever thread
+owns the device.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from sirocco.runtime.plan import Plan, StepResult
+from sirocco.runtime.scheduler import Scheduler
+from sirocco.runtime.wire import Abort, Command, EngineRequest, Outputs, Pause, SequenceOutput
+
+logger = logging.getLogger("sirocco.engine")
+
+
+class Runner(Protocol):
+    """Carries out plans. `launch` does not wait for the device, `fetch` does."""
+
+    def launch(self, plan: Plan) -> Any: ...
+
+    def fetch(self, step: Any) -> StepResult: ...
+
+
+class EngineCore:
+    """Steps with up to `depth` plans in flight while the next one is made: 0 on a CPU, 1 on a GPU."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, depth: int = 0) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.depth = depth
+        self._in_flight: deque[tuple[Plan, Any]] = deque()
+
+    def apply(self, command: Command) -> None:
+        """Take in one command from a client."""
+        match command:
+            case EngineRequest():
+                self.scheduler.add(command)
+            case Abort(id, index):
+                self.scheduler.abort(id, index)
+            case Pause(id, paused):
+                self.scheduler.pause(id, paused)
+
+    def step(self) -> tuple[bool, list[SequenceOutput]]:
+        """Launch one plan and commit the one before it. False when there is nothing to do until a command comes."""
+        plan = self.scheduler.plan()
+        outputs: list[SequenceOutput] = []
+        if plan:
+            try:
+                self._in_flight.append((plan, self.runner.launch(plan)))
+            except Exception as error:  # whatever the device raised, it ends this plan's requests and no others
+                while self._in_flight:
+                    outputs += self._commit()
+                outputs += self._fail(plan, error)
+                return True, outputs
+        elif not self._in_flight:
+            return False, outputs
+        if not plan or len(self._in_flight) > self.depth:
+            outputs += self._commit()
+        return True, outputs
+
+    def _commit(self) -> list[SequenceOutput]:
+        plan, step = self._in_flight.popleft()
+        try:
+            result = self.runner.fetch(step)
+        except Exception as error:  # as above
+            return self._fail(plan, error)
+        return self.scheduler.commit(plan, result)
+
+    def _fail(self, plan: Plan, error: Exception) -> list[SequenceOutput]:
+        logger.error("a step of %d rows failed", len(plan.slots), exc_info=error)
+        reason = "ran out of memory" if _out_of_memory(error) else "failed"
+        return self.scheduler.fail(plan, f"the engine {reason} while computing this request")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
+
+
+def run_engine(core: EngineCore, inbox: "SimpleQueue[Command | None]", deliver: Callable[[Outputs], None]) -> None:
+    """Step until `None` arrives: take in all commands between steps, sleep on the inbox when there is nothing to do."""
+    busy = True
+    while True:
+        try:
+            command = inbox.get(block=not busy)
+            while True:
+                if command is None:
+                    return
+                core.apply(command)
+                command = inbox.get(block=False)
+        except Empty:
+            pass
+        busy, outputs = core.step()
+        if outputs or not busy:  # an engine that falls asleep says so: its gauges stand still from here on
+            deliver(Outputs(outputs, core.scheduler.stats()))

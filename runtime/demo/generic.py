@@ -1,0 +1,359 @@
+"""Requests for functions of every kind, composed from verbs, nouns and parameters, so that the model reads schemas."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.results import invent, report
+from sirocco.runtime.demo.tools import Call, Parameter, Tool
+from sirocco.runtime.demo.values import Split, Value, Values
+
+__all__ = ["Request", "polite", "sibling", "several", "single"]
+
+VERBS: dict[str, tuple[str, ...]] = {
+    "get": ("get", "show me", "fetch", "give me", "look up", "tell me"),
+    "find": ("find", "look for", "locate", "search for"),
+    "search": ("search", "search for", "look for"),
+    "list": ("list", "show me", "list all"),
+    "create": ("create", "make", "set up", "create a new", "make me"),
+    "add": ("add", "put in", "add a new"),
+    "delete": ("delete", "remove", "get rid of", "erase"),
+    "update": ("update", "change", "modify", "edit"),
+    "set": ("set", "change", "adjust"),
+    "send": ("send", "send out", "deliver"),
+    "book": ("book", "reserve", "get me"),
+    "order": ("order", "buy", "get me"),
+    "cancel": ("cancel", "call off", "drop"),
+    "schedule": ("schedule", "plan", "set up", "arrange"),
+    "start": ("start", "begin", "launch", "turn on"),
+    "stop": ("stop", "end", "halt", "turn off"),
+    "check": ("check", "verify", "look at"),
+    "calculate": ("calculate", "compute", "work out", "figure out"),
+    "convert": ("convert", "change", "turn"),
+    "translate": ("translate", "render"),
+    "play": ("play", "put on", "start"),
+    "open": ("open", "bring up"),
+    "track": ("track", "follow", "trace"),
+    "rate": ("rate", "score", "review"),
+    "assign": ("assign", "give"),
+    "register": ("register", "sign up", "enrol"),
+    "export": ("export", "save", "download"),
+    "rename": ("rename", "give a new name to"),
+    "print": ("print", "print out"),
+    "archive": ("archive", "store away"),
+    "compare": ("compare", "contrast"),
+    "lock": ("lock", "secure"),
+}
+HELD_OUT_VERBS: dict[str, tuple[str, ...]] = {
+    "publish": ("publish", "publish"),
+    "repair": ("repair", "repair"),
+    "measure": ("measure", "measure"),
+    "upload": ("upload", "upload"),
+    "borrow": ("borrow", "borrow"),
+    "inspect": ("inspect", "inspect"),
+}
+NOUNS = """weather order ticket invoice playlist recipe meeting event reminder alarm message email note task project user
+account profile payment flight hotel room table restaurant taxi train bus route map photo video song album movie book
+article report file folder document contract customer product price stock package shipment refund coupon subscription
+course lesson exam student teacher patient appointment doctor medicine workout meal budget expense salary loan tax
+currency temperature light lamp door window thermostat sensor camera robot printer device server backup password
+comment review rating survey poll vote team player match game score league garden plant animal pet car bike parking
+fuel charger battery contact calendar holiday gift card list item warehouse factory machine job candidate interview
+campaign advert newsletter page website domain branch commit issue release build test dataset table model image""".split()
+HELD_OUT_NOUNS = """yacht telescope orchestra passport museum vaccine elevator pizza haircut submarine drone fountain
+bakery tournament mortgage antenna library scooter wedding rental""".split()
+TEXT_PARAMETERS = """title label category topic subject theme genre artist author brand model color material style owner
+department group channel source target reason comment description keyword query text content note message tag
+destination origin address country region language currency_name status_text product customer username nickname item
+folder path mode_name device project team venue street platform version""".split()
+HELD_OUT_TEXT = """chef sponsor flavor captain breed instrument landmark dialect fabric pilot""".split()
+NUMBER_PARAMETERS = """count limit amount quantity size width height weight depth speed volume brightness level priority
+score rating price budget age year page floor room seats guests nights minutes seconds hours days port radius
+temperature max_results duration distance percent discount offset length capacity""".split()
+HELD_OUT_NUMBER = """altitude voltage servings laps candles passengers dosage humidity""".split()
+BOOLEAN_PARAMETERS = """urgent public private recursive verbose express gift_wrap notify repeat vegetarian insured
+refundable encrypted compressed anonymous""".split()
+HELD_OUT_BOOLEAN = """waterproof organic overnight signed""".split()
+ENUM_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "unit": ("celsius", "fahrenheit", "kelvin"),
+    "units": ("metric", "imperial"),
+    "priority": ("low", "medium", "high"),
+    "size": ("small", "medium", "large"),
+    "color": ("red", "green", "blue", "yellow", "black", "white"),
+    "mode": ("fast", "slow", "eco", "auto"),
+    "format": ("pdf", "csv", "json", "html"),
+    "sort": ("newest", "oldest", "cheapest", "best"),
+    "status": ("open", "closed", "pending"),
+    "seat_class": ("economy", "business", "first"),
+    "language": ("english", "french", "german", "spanish"),
+    "currency": ("usd", "eur", "gbp", "jpy"),
+    "period": ("daily", "weekly", "monthly", "yearly"),
+}
+HELD_OUT_ENUM: dict[str, tuple[str, ...]] = {
+    "spice": ("mild", "hot", "extreme"),
+    "gait": ("walk", "trot", "gallop"),
+    "finish": ("matte", "glossy", "satin"),
+    "cabin": ("inside", "balcony", "suite"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Natural:
+    """A parameter that language marks by itself: what it is called, how it is said, what it holds."""
+
+    names: tuple[str, ...]
+    fragments: tuple[str, ...]
+    value: Callable[[Values], Value]
+    type: str = "string"
+
+
+NATURAL = (
+    Natural(("city", "location", "place", "town"), ("in {}", "in {}", "in {}", "at {}"), Values.city),
+    Natural(("name", "person", "user", "customer"), ("for {}", "for {}", "under the name {}", "named {}"), Values.name),
+    Natural(("recipient", "to", "contact"), ("to {}", "to {}", "addressed to {}"), Values.name),
+    Natural(("email", "email_address"), ("to {}", "with the email {}", "at {}", "using {}"), Values.email),
+    Natural(("date", "day"), ("on {}", "for {}", "on the date {}", "dated {}"), Values.date),
+    Natural(("time", "start_time"), ("at {}", "for {}", "starting at {}", "from {}"), Values.time),
+    Natural(("id", "code", "reference"), ("with id {}", "number {}", "{}", "with the reference {}"), Values.code),
+    Natural(("file", "filename", "file_name"), ("from {}", "in the file {}", "called {}", "to {}"), Values.file),
+    Natural(("query", "keyword", "topic"), ("about {}", "on {}", "matching {}", "for {}"), Values.words_phrase),
+    Natural(("text", "message", "content"), ("saying '{}'", "with the text '{}'", ": {}", 'that says "{}"'), Values.words_phrase),
+    Natural(("limit", "max_results", "count"), ("with at most {} results", "limited to {}", "max {}", "with up to {} results"),
+            lambda v: v.integer(1, 99), "integer"),
+    Natural(("price", "amount", "budget"), ("for {} dollars", "at a price of {}", "of {}", "costing {} dollars"), Values.number, "number"),
+    Natural(("minutes", "duration"), ("for {} minutes", "lasting {} minutes", "of {} minutes", "{} minutes long"),
+            lambda v: v.integer(1, 240), "integer"),
+    Natural(("people", "guests", "seats"), ("for {} people", "for a group of {}", "for {}", "with {} guests"),
+            lambda v: v.integer(1, 40), "integer"),
+)  # fmt: skip
+MARKED = (
+    "with {p} {v}", "with {p} {v}", "with {p} {v}", "with the {p} {v}", "{p} {v}", "using {v} as the {p}", "with {v} as {p}",
+    "where the {p} is {v}", "{p} = {v}", "whose {p} is {v}", "and set the {p} to {v}", "with {p}: {v}", "where {p} is {v}",
+    "with {p} set to {v}", "{p}: {v}",
+)  # fmt: skip
+FRAMES = (
+    "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{do}", "{do}.",
+    "{prefix}{do}{suffix}",
+)  # fmt: skip
+PREFIXES = (
+    "", "Please ", "Can you ", "Could you go ahead and ", "Could you ", "I need you to ", "I want you to ", "Hey, ",
+    "Would you mind trying to ", "Would you ", "Now ", "I would like you to ", "Hi, can you ", "My request: ", "Go and ",
+    "You should ", "Let's ", "Kindly ", "It is time to ", "Can you please ",
+)  # fmt: skip
+SUFFIXES = ("", ".", "?", ", if you can.", " please", " for me", ", thanks", ", please.", " now, would you?", " right away")
+DESCRIPTIONS = ("{verb} a {noun}", "{verb} the {noun}", "{verb} {noun} data", "{verb} one {noun}", "{verb} a {noun} by its details",
+                "Use this to {lower} a {noun}", "")  # fmt: skip
+ARTICLES = ("a", "the", "a", "the", "my", "this", "")
+NONSENSE = ("run", "call", "use", "execute", "do", "invoke", "try", "perform")
+
+
+def polite(values: Values, clause: str) -> str:
+    """An imperative clause as a request, capitalised and ended in one of many ways."""
+    frame = values.rng.choice(FRAMES)
+    text = frame.format(prefix=values.phrase(PREFIXES), do=clause, suffix=values.phrase(SUFFIXES))
+    return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A tool, an imperative clause that needs it, and the call it is due."""
+
+    tool: Tool
+    clause: str
+    call: Call
+
+
+def spelled(value: Value, rng: random.Random) -> str:
+    """A value as a user writes it; strings are sometimes quoted."""
+    if isinstance(value, list):
+        parts = [str(item) for item in value]
+        return ", ".join(parts) if rng.random() < 0.5 or len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    text = str(value)
+    if isinstance(value, str) and rng.random() < 0.15:
+        return f'"{text}"' if rng.random() < 0.6 else f"'{text}'"
+    return text
+
+
+def cased(name: str, rng: random.Random, style: int) -> str:
+    """snake_case as the style has it: mostly as it is, else camelCase, or with another joiner."""
+    if style < 8:
+        return name
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest) if style == 8 else name.replace("_", rng.choice((".", "-")))
+
+
+def pick(rng: random.Random, split: Split, known: list[str], held_out: list[str]) -> str:
+    """A name that the split may use."""
+    return rng.choice(held_out if split == "test" else known)
+
+
+class Composer:
+    """Composes one function with parameters and a request for it."""
+
+    def __init__(self, values: Values, schemas: Split) -> None:
+        self.values, self.rng, self.schemas = values, values.rng, schemas
+        self.used: set[str] = set()
+
+    def parameter(self) -> tuple[Parameter, Value, str]:
+        """A parameter, a value for it and how the request says it."""
+        rng, values = self.rng, self.values
+        draw = rng.random()
+        if draw < 0.4:
+            kind = rng.choice([n for n in NATURAL if not self.used & set(n.names)] or NATURAL)
+            name = rng.choice(kind.names)
+            self.used.update(kind.names)
+            value = kind.value(values)
+            said = spelled(value, rng) if "'" not in "".join(kind.fragments) else str(value)
+            marked = rng.random() < 0.3
+            fragment = self.marked(name, said) if marked else values.phrase(kind.fragments).format(said)
+            return Parameter(name, kind.type), value, fragment
+        if draw < 0.62:
+            name = values.pseudo() if rng.random() < 0.2 else pick(rng, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT)
+            value = values.text()
+            return Parameter(name, "string"), value, self.marked(name, spelled(value, rng))
+        if draw < 0.8:
+            name = values.pseudo() if rng.random() < 0.15 else pick(rng, self.schemas, NUMBER_PARAMETERS, HELD_OUT_NUMBER)
+            whole = rng.random() < 0.6
+            value = values.integer() if whole else values.number()
+            return Parameter(name, "integer" if whole else "number"), value, self.marked(name, str(value))
+        if draw < 0.88:
+            table = HELD_OUT_ENUM if self.schemas == "test" else ENUM_PARAMETERS
+            name = rng.choice(list(table))
+            choices = list(table[name])
+            if rng.random() < 0.3:
+                choices = [values.word() for _ in range(rng.randint(2, 4))]
+            rng.shuffle(choices)
+            value = rng.choice(choices)
+            fragment = f"in {value}" if name.startswith("unit") else self.marked(name, value)
+            return Parameter(name, "string", choices=tuple(choices)), value, fragment
+        if draw < 0.94:
+            name = pick(rng, self.schemas, BOOLEAN_PARAMETERS, HELD_OUT_BOOLEAN)
+            value = rng.random() < 0.5
+            spoken = name.replace("_", " ")
+            options = ("with {} on", "with {} true", "make it {}") if value else ("with {} off", "with {} false", "not {}")
+            return Parameter(name, "boolean"), value, rng.choice(options).format(spoken)
+        name = pick(rng, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT) + "s"
+        numbers = rng.random() < 0.4
+        many: Value = (
+            [values.integer() for _ in range(rng.randint(2, 4))]
+            if numbers
+            else [values.word() for _ in range(rng.randint(2, 4))]
+        )
+        return Parameter(name, "array", items="integer" if numbers else "string"), many, self.marked(name, spelled(many, rng))
+
+    def marked(self, name: str, said: str) -> str:
+        """A fragment that names the parameter."""
+        spoken = name.replace("_", " ") if self.rng.random() < 0.8 else name
+        return self.values.phrase(MARKED).format(p=spoken, v=said)
+
+    def request(self, most: int = 4) -> Request:
+        """A function of up to `most` parameters, and a clause and call for it."""
+        rng = self.rng
+        name, description, clause = self.subject()
+        count = rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3, 4)) if most > 1 else 1
+        style = rng.randrange(10)
+        parameters: list[Parameter] = []
+        arguments: dict[str, Value] = {}
+        fragments: list[str] = []
+        names: set[str] = set()
+        for _ in range(min(count, most)):
+            parameter, value, fragment = self.parameter()
+            if parameter.name in names:
+                continue
+            names.add(parameter.name)
+            optional = bool(parameters) and rng.random() < 0.35
+            shown = cased(parameter.name, rng, 8) if style == 8 else parameter.name
+            parameters.append(Parameter(shown, parameter.type, not optional, parameter.choices, parameter.items))
+            if not optional or rng.random() < 0.6:
+                arguments[shown] = value
+                fragments.append(fragment)
+        if rng.random() < 0.3:
+            rng.shuffle(fragments)
+        clause = " ".join([clause, *fragments]) if rng.random() < 0.6 else f"{clause} {' and '.join(fragments)}".strip()
+        tool = Tool(cased(name, rng, style), description, tuple(parameters))
+        return Request(tool, clause.replace(" :", ":"), Call(tool.name, arguments))
+
+    def subject(self) -> tuple[str, str, str]:
+        """A function's name, its description and the clause that asks for it."""
+        rng, values = self.rng, self.values
+        if rng.random() < 0.15:
+            name = f"{values.pseudo()}_{values.pseudo()}" if rng.random() < 0.6 else values.pseudo()
+            spoken = name.replace("_", " ") if rng.random() < 0.5 else name
+            described = f"The {values.pseudo()} function" if rng.random() < 0.5 else ""
+            return name, described, f"{rng.choice(NONSENSE)} {spoken}"
+        verbs = {**VERBS, **HELD_OUT_VERBS} if self.schemas == "test" and rng.random() < 0.3 else VERBS
+        verb = rng.choice(list(verbs))
+        noun = pick(rng, self.schemas, NOUNS, HELD_OUT_NOUNS)
+        if rng.random() < 0.1 and self.schemas == "train":
+            noun = values.pseudo()
+        form = rng.choice(DESCRIPTIONS)
+        description = form.format(verb=verb.capitalize(), lower=verb, noun=noun)
+        said = verb if rng.random() < 0.5 else rng.choice(verbs[verb])
+        article = rng.choice(ARTICLES)
+        if said.endswith((" all", " new")):
+            article = ""
+        name = f"{verb}_{noun}" if rng.random() < 0.85 else f"{noun}_{verb}"
+        return name, description, f"{said} {article} {noun}".replace("  ", " ")
+
+
+def sibling(name: str, values: Values) -> Tool | None:
+    """A function for the same noun as `name` whose verb no request for `name` uses; None where name is not verb_noun."""
+    rng = values.rng
+    known = VERBS | HELD_OUT_VERBS
+    verb, _, noun = name.partition("_")
+    if verb not in known or not noun:
+        return None
+    verbs = [other for other in VERBS if not set(VERBS[other]) & set(known[verb]) and other not in known[verb]]
+    other = rng.choice(verbs)
+    template = Composer(values, "train").request(3).tool
+    form = rng.choice(DESCRIPTIONS)
+    return Tool(f"{other}_{noun}", form.format(verb=other.capitalize(), lower=other, noun=noun), template.parameters)
+
+
+def compose(values: Values, schemas: Split, most: int = 4) -> Request:
+    """One request for one composed function."""
+    return Composer(values, schemas).request(most)
+
+
+def again(values: Values, schemas: Split) -> list[Request]:
+    """Two or three requests for the same function, each with its own value of its one parameter."""
+    rng = values.rng
+    composer = Composer(values, schemas)
+    name, description, clause = composer.subject()
+    kind = rng.choice(NATURAL)
+    parameter = Parameter(rng.choice(kind.names), kind.type)
+    tool = Tool(name, description, (parameter,))
+    fragment = values.phrase(kind.fragments)
+    requests = []
+    for i in range(rng.choice((2, 2, 3))):
+        value = kind.value(values)
+        text = fragment.format(value)
+        requests.append(Request(tool, f"{clause} {text}" if i == 0 else text, Call(name, {parameter.name: value})))
+    return requests
+
+
+def single(values: Values, schemas: Split) -> Exchange:
+    """One request, one call."""
+    request = compose(values, schemas)
+    results = (invent(values),)
+    answer, facts = report(results)
+    return Exchange("generic", polite(values, request.clause), answer, (request.call,), results, facts, (request.tool,))
+
+
+def several(values: Values, schemas: Split) -> Exchange:
+    """One request that needs two or three calls in one turn."""
+    rng = values.rng
+    requests = again(values, schemas) if rng.random() < 0.5 else [compose(values, schemas, 2) for _ in range(2)]
+    if len({request.tool.name for request in requests}) == 1 or rng.random() < 0.6:
+        joiner = rng.choice((" and ", " and ", " and also ", ", then "))
+        clause = ", ".join(r.clause for r in requests[:-1]) + joiner + requests[-1].clause
+        text = polite(values, clause)
+    else:
+        text = " ".join(polite(values, r.clause).rstrip(".?") + "." for r in requests)
+    tools = {request.tool.name: request.tool for request in requests}
+    results = tuple(invent(values) for _ in requests)
+    answer, facts = report(results)
+    return Exchange("parallel", text, answer, tuple(r.call for r in requests), results, facts, tuple(tools.values()))

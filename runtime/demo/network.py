@@ -1,0 +1,186 @@
+"""The demo model as a training network: Qwen3's arithmetic with fused projections."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LoraSettings", "Network", "Shape", "Targets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of one network; head_dim is 64 throughout."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    head_dim: int = 64
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+
+    def hf_config(self, *, eos: int, pad: int) -> dict[str, Any]:
+        """config.json of the same network as a Qwen3ForCausalLM."""
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "vocab_size": self.vocab,
+            "hidden_size": self.width,
+            "intermediate_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": None,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "max_window_layers": self.layers,
+            "initializer_range": 0.02,
+            "use_cache": True,
+            "bos_token_id": None,
+            "eos_token_id": eos,
+            "pad_token_id": pad,
+            "dtype": "bfloat16",
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Rank and scale of a low-rank adapter on every projection."""
+
+    rank: int = 16
+    alpha: float = 32.0
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Which hidden rows predict what: index [N] into the flattened rows, labels [N]."""
+
+    index: Tensor
+    labels: Tensor
+
+
+class Projection(nn.Module):
+    """Several matrices over one input in one product; each output slice may carry its own low-rank adapter."""
+
+    def __init__(self, inputs: int, outputs: tuple[int, ...], lora: LoraSettings | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.weight = nn.Parameter(torch.empty(sum(outputs), inputs))
+        self.scale = 0.0
+        self.lora_a: nn.ParameterList | None = None
+        self.lora_b: nn.ParameterList | None = None
+        nn.init.normal_(self.weight, std=inputs**-0.5)
+        if lora is not None:
+            self.weight.requires_grad_(False)
+            self.scale = lora.alpha / lora.rank
+            down = [torch.randn(lora.rank, inputs) * inputs**-0.5 for _ in outputs]
+            self.lora_a = nn.ParameterList([nn.Parameter(matrix) for matrix in down])
+            self.lora_b = nn.ParameterList([nn.Parameter(torch.zeros(size, lora.rank)) for size in outputs])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., inputs] in bfloat16 → [..., sum(outputs)] in bfloat16."""
+        y = F.linear(x, self.weight.to(x.dtype))
+        if self.lora_a is None or self.lora_b is None:
+            return y
+        low = [F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) for a, b in zip(self.lora_a, self.lora_b, strict=True)]
+        return y + self.scale * torch.cat(low, -1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Scale rows of x to unit root mean square, then by weight; in float32."""
+    wide = x.float()
+    return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half layout: x [B, L, H, D], cos and sin [B, L, 1, D/2]."""
+    low, high = x.chunk(2, -1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
+
+
+class Block(nn.Module):
+    """One Qwen3 layer: attention with normed queries and keys, then a SwiGLU."""
+
+    def __init__(self, shape: Shape, lora: LoraSettings | None) -> None:
+        super().__init__()
+        self.shape = shape
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.qkv = Projection(shape.width, (q, kv, kv), lora)
+        self.out = Projection(q, (shape.width,), lora)
+        self.gate_up = Projection(shape.width, (shape.hidden, shape.hidden), lora)
+        self.down = Projection(shape.hidden, (shape.width,), lora)
+        self.attention_norm = nn.Parameter(torch.ones(shape.width))
+        self.ffn_norm = nn.Parameter(torch.ones(shape.width))
+        self.q_norm = nn.Parameter(torch.ones(shape.head_dim))
+        self.k_norm = nn.Parameter(torch.ones(shape.head_dim))
+        with torch.no_grad():  # a block starts as the identity
+            self.out.weight.zero_()
+            self.down.weight.zero_()
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, L, C] float32 → [B, L, C] float32; attention is causal within each row."""
+        shape = self.shape
+        batch, length, _ = x.shape
+        qkv = self.qkv(rms_norm(x, self.attention_norm, shape.eps).bfloat16())
+        qkv = qkv.view(batch, length, shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        q, k, v = qkv.split((shape.heads, shape.kv_heads, shape.kv_heads), 2)
+        q = rotate(rms_norm(q, self.q_norm, shape.eps), cos, sin).bfloat16()
+        k = rotate(rms_norm(k, self.k_norm, shape.eps), cos, sin).bfloat16()
+        group = shape.heads // shape.kv_heads
+        k, v = k.repeat_interleave(group, 2), v.repeat_interleave(group, 2)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1)).float()
+        gate, up = self.gate_up(rms_norm(x, self.ffn_norm, shape.eps).bfloat16()).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up).float()
+
+
+class Network(nn.Module):
+    """A small Qwen3 that returns the loss of chosen positions."""
+
+    def __init__(self, shape: Shape, lora: LoraSettings | None = None) -> None:
+        super().__init__()
+        self.shape, self.lora = shape, lora
+        self.embedding = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.02)
+        self.blocks = nn.ModuleList([Block(shape, lora) for _ in range(shape.layers)])
+        self.norm = nn.Parameter(torch.ones(shape.width))
+        half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+        self.register_buffer("frequencies", shape.rope_theta**-half, persistent=False)
+        self.frequencies: Tensor
+        if lora is not None:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """ids [B, L] → [B, L, C]."""
+        positions = torch.arange(ids.shape[1], dtype=torch.float32)
+        angles = positions[None, :, None, None] * self.frequencies
+        cos, sin = angles.cos(), angles.sin()
+        x = F.embedding(ids, self.embedding)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return rms_norm(x, self.norm, self.shape.eps)
+
+    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
+        """The sum of the cross-entropies of targets, a scalar in float32; ids [B, L] padded on the right."""
+        hidden = self.hidden(ids).flatten(0, 1)[targets.index].bfloat16()
+        logits = F.linear(hidden, self.embedding.bfloat16()).float()
+        return F.cross_entropy(logits, targets.labels, reduction="sum")

@@ -1,0 +1,205 @@
+"""Train the demo model, its draft or its adapter on generated text: `python -m sirocco.runtime.demo.train --work DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sirocco.runtime.demo.batches import Batch, Recipe, batches
+from sirocco.runtime.demo.network import LoraSettings, Network, Projection, Shape
+from sirocco.runtime.demo.optimizer import Muon
+from sirocco.runtime.demo.vocabulary import texts, train_tokenizer
+
+__all__ = ["PLANS", "Plan", "load_network"]
+
+VOCAB = 2048
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one network is trained; peak step sizes, cooled linearly to nothing over the last part of the run."""
+
+    shape: Shape
+    steps: int
+    tokens: int = 4096
+    matrix_lr: float = 0.02
+    vector_lr: float = 0.004
+    warmup: int = 100
+    cooldown: float = 0.5
+    weight_decay: float = 0.02
+    manner: str = "plain"
+    lora: LoraSettings | None = None
+
+
+BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
+PLANS = {
+    "base": Plan(BASE, steps=5000),
+    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=2, heads=2, kv_heads=1, hidden=256), steps=3000),
+    "lora": Plan(BASE, steps=500, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
+}
+
+
+def optimizers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the projections and Adam for the rest; Adam alone for an adapter."""
+    if plan.lora is not None:
+        trained = [p for p in network.parameters() if p.requires_grad]
+        return [torch.optim.AdamW([{"params": trained, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.99), weight_decay=0.0)]
+    projections = [module for module in network.modules() if isinstance(module, Projection)]
+    matrices = [{"params": [p.weight], "slices": p.outputs, "peak": plan.matrix_lr} for p in projections]
+    held = {id(p.weight) for p in projections}
+    rest = [p for p in network.parameters() if id(p) not in held]
+    return [
+        Muon(matrices, lr=plan.matrix_lr, weight_decay=plan.weight_decay),
+        torch.optim.AdamW([{"params": rest, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def schedule(step: int, plan: Plan) -> float:
+    """The share of the peak step size at a step."""
+    left = (plan.steps - step) / max(1.0, plan.cooldown * plan.steps)
+    return min(1.0, (step + 1) / plan.warmup, max(0.0, left))
+
+
+def load_network(path: Path) -> Network:
+    """The network of a checkpoint."""
+    state = torch.load(path, weights_only=True)
+    network = Network(Shape(**state["shape"]), LoraSettings(**state["lora"]) if state["lora"] else None)
+    network.load_state_dict(state["network"])
+    return network
+
+
+def save(path: Path, network: Network, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that a reader never sees half of one."""
+    lora = None if network.lora is None else {"rank": network.lora.rank, "alpha": network.lora.alpha}
+    scratch = path.with_suffix(".part")
+    torch.save({"shape": network.shape.as_dict(), "lora": lora, "network": network.state_dict(), **state}, scratch)
+    scratch.replace(path)
+
+
+class Pace:
+    """Chooses one thread or several by measuring: on a machine that others use, two are often slower than one."""
+
+    PERIOD, PROBE = 40, 4
+
+    def __init__(self) -> None:
+        self.most = torch.get_num_threads()
+        self.threads, self.probing, self.steps = self.most, False, 0
+        self.tokens, self.seconds, self.known = 0, 0.0, 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Note a step; now and then change the number of threads."""
+        self.steps, self.tokens, self.seconds = self.steps + 1, self.tokens + tokens, self.seconds + seconds
+        if self.most == 1 or self.steps < (self.PROBE if self.probing else self.PERIOD):
+            return
+        rate = self.tokens / self.seconds
+        if not self.probing or rate < self.known:  # probe the other count, or return from a probe that lost
+            self.threads = self.most if self.threads == 1 else 1
+            torch.set_num_threads(self.threads)
+        self.probing, self.known = not self.probing, rate
+        self.steps, self.tokens, self.seconds = 0, 0, 0.0
+
+
+class Trainer:
+    """One run: a network, its optimizers, and where it stands."""
+
+    def __init__(self, plan: Plan, name: str, work: Path, *, resume: bool) -> None:
+        self.plan, self.path = plan, work / f"{name}.pt"
+        torch.manual_seed(1)
+        self.network = Network(plan.shape, plan.lora)
+        self.optimizers = optimizers(self.network, plan)
+        self.step, self.pool, self.tokens, self.seconds = 0, 0, 0, 0.0
+        if resume and self.path.exists():
+            self.restore()
+        elif plan.lora is not None:
+            base = load_network(work / "base.pt").state_dict()
+            self.network.load_state_dict(base, strict=False)
+
+    def restore(self) -> None:
+        """Continue from the checkpoint, at the pool after the one it was in."""
+        state = torch.load(self.path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.pool = state["step"], state["pool"] + 1
+        self.tokens, self.seconds = state["tokens"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        numbers = {"step": self.step, "pool": self.pool, "tokens": self.tokens, "seconds": self.seconds}
+        save(self.path, self.network, state | numbers)
+
+    def update(self, step: list[Batch]) -> float:
+        """One optimizer step; the mean loss."""
+        count = sum(len(batch.targets.labels) for batch in step)
+        total = 0.0
+        for batch in step:
+            loss = self.network(batch.ids, batch.targets) / count
+            loss.backward()
+            total += loss.item()
+        share = schedule(self.step, self.plan)
+        nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += sum(batch.tokens for batch in step)
+        return total
+
+    def run(self, recipe: Recipe) -> None:
+        """Train to the plan's last step."""
+        saved = began = time.monotonic()
+        before, since = self.seconds, self.tokens
+        total, count = 0.0, 0
+        pace, last = Pace(), began
+        for self.pool, step in batches(recipe, self.pool):
+            if self.step >= self.plan.steps:
+                break
+            total, count = total + self.update(step), count + 1
+            now = time.monotonic()
+            pace.observe(sum(batch.tokens for batch in step), now - last)
+            last = now
+            self.seconds = before + now - began
+            if not math.isfinite(total):
+                raise RuntimeError(f"the loss is not finite at step {self.step}")
+            if count == 50:
+                rate = (self.tokens - since) / (now - began)
+                print(f"step {self.step} loss {total / count:.4f} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s {self.seconds / 60:.1f} min {pace.threads} threads", flush=True)
+                total, count = 0.0, 0
+            if now - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = now
+        self.save()
+
+
+def main() -> None:
+    """Train one of the networks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", default="base", choices=PLANS, help="which network (default: base; lora needs base)")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the tokenizer and the checkpoints")
+    parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
+    parser.add_argument("--steps", type=int, help="steps in all, instead of the plan's")
+    parser.add_argument("--seed", default="first", help="seed of the generated text")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = options.work / "tokenizer.json"
+    if not tokenizer.exists():
+        train_tokenizer(texts(20000), VOCAB).save(str(tokenizer))
+    plan = PLANS[options.name]
+    plan = replace(plan, steps=options.steps or plan.steps)
+    trainer = Trainer(plan, options.name, options.work, resume=options.resume)
+    trainer.run(Recipe(tokenizer, f"{options.name} {options.seed}", plan.tokens, plan.manner))
+
+
+if __name__ == "__main__":
+    main()

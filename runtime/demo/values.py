@@ -1,0 +1,153 @@
+"""The values that requests speak of: names, words, numbers, dates; training and test never share one."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+__all__ = ["Split", "Value", "Values", "held_out", "phrasings"]
+
+Split = Literal["train", "test"]
+Value = str | int | float | bool | list[str] | list[int]
+T = TypeVar("T")
+
+NAMES = """Anna Ben Carla David Elena Felix Greta Hugo Ines Jonas Karin Leo Maria Nils Olga Paul Quentin Rosa Simon Tara Uwe
+Vera Walter Xenia Yusuf Zoe Aisha Bruno Chen Dalia Emil Farah Goran Hana Igor Julia Kofi Lena Marco Nadia Omar Petra Ravi
+Sofia Tomas Uma Viktor Wanda Yara Zane Alice Bob Carol Dan Eve Frank Grace Henry Irene Jack Kate Liam Mia Noah Olivia Peter
+Ruth Sam Tina Victor Amir Bianca Cyrus Doris Edgar Fiona George Helga Ivan Jasmin""".split()
+CITIES = """Paris London Berlin Madrid Rome Vienna Oslo Lisbon Prague Dublin Athens Warsaw Cairo Tokyo Delhi Lima Quito Boston
+Chicago Denver Seattle Toronto Sydney Nairobi Lagos Dakar Tunis Seoul Hanoi Manila Zurich Geneva Basel Munich Hamburg Lyon
+Nice Turin Milan Naples Porto Seville Bilbao Ghent Bergen Malmo Turku Riga Vilnius Krakow Sofia Zagreb Split Izmir Ankara
+Haifa Muscat Doha Lahore Dhaka Kyoto Osaka Busan Perth Hobart Auckland Havana Bogota Santiago Austin Miami Dallas""".split()
+WORDS = """apple river stone window garden silver mountain paper candle bridge forest ocean rabbit guitar bottle pencil market
+castle island dragon flower button ladder mirror pocket rocket saddle temple violin wagon yellow zebra banana cherry lemon
+orange purple winter summer autumn spring engine battery camera hammer needle basket blanket carpet curtain drawer feather
+glacier harbor insect jacket kettle lantern magnet napkin orchid parrot quartz ribbon shadow thunder umbrella velvet walnut
+anchor beacon copper desert eagle falcon granite honey ivory jungle kitten lizard marble nectar otter pepper quiver raven
+salmon timber urchin valley willow amber breeze cactus daisy ember fossil ginger hazel iris jasper knight lotus meadow nickel
+onyx pebble quill robin sparrow tulip vessel whisper yogurt zipper bicycle computer keyboard elephant dolphin penguin
+sandwich chocolate strawberry hello world python music letter number planet science history teacher student doctor""".split()
+ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th".split()
+VOWELS = "a e i o u a e i o ai ea ou".split()
+CODAS = ["", "", "", "n", "r", "l", "s", "t", "k", "m", "x", "nd", "rk"]
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow tonight".split()
+DOMAINS = "example.org mail.net post.com inbox.io".split()
+SUFFIXES = "txt pdf csv md png json".split()
+
+
+def held_out(value: object) -> bool:
+    """Whether a value belongs to the test split: about one in seven, decided by the value alone."""
+    return zlib.crc32(str(value).lower().encode()) % 7 == 3
+
+
+def phrasings(options: Sequence[T], split: Split) -> Sequence[T]:
+    """The options a split may use: of four or more, every fifth (starting with the fourth) is for test only."""
+    if len(options) < 4:
+        return options
+    return [option for i, option in enumerate(options) if (i % 5 == 3) == (split == "test")]
+
+
+class Values:
+    """A source of random values of one split."""
+
+    def __init__(self, rng: random.Random, split: Split) -> None:
+        self.rng, self.split = rng, split
+        self.names = self._mine(NAMES)
+        self.cities = self._mine(CITIES)
+        self.words = self._mine(WORDS)
+
+    def _mine(self, options: list[str]) -> list[str]:
+        return [option for option in options if held_out(option) == (self.split == "test")]
+
+    def phrase(self, options: Sequence[T]) -> T:
+        """One of the phrasings this split may use."""
+        return self.rng.choice(phrasings(options, self.split))
+
+    def pseudo(self) -> str:
+        """A pronounceable word that means nothing."""
+        while True:
+            parts = self.rng.choice((1, 2, 2, 2, 3))
+            word = "".join(self.rng.choice(ONSETS) + self.rng.choice(VOWELS) for _ in range(parts)) + self.rng.choice(CODAS)
+            if len(word) > 2 and held_out(word) == (self.split == "test"):
+                return word
+
+    def word(self) -> str:
+        """A lower-case word, real or not."""
+        return self.pseudo() if self.rng.random() < 0.4 else self.rng.choice(self.words)
+
+    def name(self) -> str:
+        """A person's name."""
+        return self.pseudo().capitalize() if self.rng.random() < 0.4 else self.rng.choice(self.names)
+
+    def full_name(self) -> str:
+        """A first and a last name."""
+        return f"{self.name()} {self.pseudo().capitalize()}"
+
+    def city(self) -> str:
+        """A city, real or not; now and then two words."""
+        if self.rng.random() < 0.35:
+            return self.pseudo().capitalize()
+        city = self.rng.choice(self.cities)
+        return f"{self.rng.choice(('New', 'Port', 'San', 'North'))} {city}" if self.rng.random() < 0.1 else city
+
+    def integer(self, low: int = 0, high: int = 999) -> int:
+        """An integer in [low, high]; small ones are as likely as large ones."""
+        for _ in range(200):
+            top = self.rng.choice((9, 40, 99, 999, 9999, 99999))
+            number = self.rng.randint(low, max(low, min(high, top)))
+            if held_out(number) == (self.split == "test"):
+                return number
+        return number
+
+    def decimal(self) -> float:
+        """A number with one or two decimals."""
+        while True:
+            number = round(self.rng.uniform(0, self.rng.choice((10, 100, 1000))), self.rng.choice((1, 1, 2)))
+            if number != int(number) and held_out(number) == (self.split == "test"):
+                return number
+
+    def code(self) -> str:
+        """An identifier such as KX-482 or b71f3."""
+        letters = "".join(self.rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(self.rng.randint(1, 3)))
+        number = str(self.integer(10, 99999))
+        form = self.rng.randrange(4)
+        return (f"{letters}-{number}", f"{letters}{number}", f"{letters.lower()}_{number}", f"#{number}")[form]
+
+    def email(self) -> str:
+        """An e-mail address."""
+        return f"{self.name().lower()}@{self.rng.choice(DOMAINS)}"
+
+    def date(self) -> str:
+        """An ISO date or a day's name."""
+        if self.rng.random() < 0.3:
+            return self.rng.choice(DAYS)
+        return f"{self.rng.randint(2019, 2031)}-{self.rng.randint(1, 12):02d}-{self.rng.randint(1, 28):02d}"
+
+    def time(self) -> str:
+        """A time of day."""
+        return f"{self.rng.randint(0, 23):02d}:{self.rng.choice((0, 5, 10, 15, 20, 30, 40, 45, 50)):02d}"
+
+    def file(self) -> str:
+        """A file name."""
+        return f"{self.word()}.{self.rng.choice(SUFFIXES)}"
+
+    def words_phrase(self, low: int = 2, high: int = 4) -> str:
+        """A few words in a row."""
+        return " ".join(self.word() for _ in range(self.rng.randint(low, high)))
+
+    def text(self) -> str:
+        """Any short string."""
+        form = self.rng.randrange(10)
+        if form < 4:
+            return self.word()
+        if form < 6:
+            return self.name()
+        if form < 8:
+            return self.words_phrase()
+        return self.code() if form == 8 else self.city()
+
+    def number(self) -> int | float:
+        """An integer mostly, else a decimal."""
+        return self.decimal() if self.rng.random() < 0.25 else self.integer()

@@ -1,0 +1,127 @@
+"""`Engine`: the same verbs without asyncio."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+from sirocco.runtime.async_engine import AsyncEngine, Message, Prompt
+from sirocco.runtime.errors import EngineUnavailableError
+from sirocco.runtime.request import Result, SamplingParams, StreamEvent
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A model in this process.
+
+    `model` is a folder, a hub id or "demo". `dtype` and `device` are names or "auto". `kv_memory` bounds the cache in
+    bytes, `chunk_size` the tokens of a prompt that are computed in one step. `batch_invariant` makes results bitwise
+    independent of what else is computed beside a request. Use it with `with`, or call `close`; methods may be called
+    from any thread. Raises `ModelLoadError` when the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str = "demo",
+        dtype: str = "auto",
+        device: str = "auto",
+        max_num_seqs: int = 64,
+        kv_memory: int | None = None,
+        chunk_size: int | None = None,
+        prefix_caching: bool = True,
+        batch_invariant: bool = False,
+        **options: Any,
+    ) -> None:
+        self.asynchronous = AsyncEngine(
+            model, dtype, device, max_num_seqs, kv_memory, chunk_size, prefix_caching, batch_invariant, **options
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sirocco-loop", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self.asynchronous.start())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the engine. Open requests fail; closing twice is harmless."""
+        if self._loop.is_closed():
+            return
+        self._run(self.asynchronous.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @overload
+    def generate(self, prompts: str, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def generate(self, prompts: Sequence[int], params: SamplingParams | None = None) -> Result: ...
+
+    @overload
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Result]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Result | list[Result]:
+        """Complete one prompt, or each of a list (text or token ids); `params` of a list may be a list too."""
+        return self._run(self.asynchronous.generate(prompts, params))  # type: ignore[arg-type]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamEvent]:
+        """Complete one prompt event by event. Closing the iterator cancels the request."""
+        return self._iterate(self.asynchronous.stream(prompt, params))
+
+    def chat(
+        self,
+        messages: list[Message],
+        params: SamplingParams | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> Result:
+        """Answer a conversation in OpenAI's message format."""
+        return self._run(self.asynchronous.chat(messages, params, tools, **variables))
+
+    def stream_chat(
+        self,
+        messages: list[Message],
+        params: SamplingParams | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> Iterator[StreamEvent]:
+        """Answer a conversation event by event. Closing the iterator cancels the request."""
+        return self._iterate(self.asynchronous.stream_chat(messages, params, tools, **variables))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            coroutine.close()
+            raise EngineUnavailableError("the engine was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C here must stop the request there
+            raise
+
+    def _iterate(self, events: AsyncIterator[StreamEvent]) -> Iterator[StreamEvent]:
+        try:
+            while (event := self._run(_next(events))) is not None:
+                yield event
+        finally:
+            if not self._loop.is_closed():
+                self._run(events.aclose())  # type: ignore[attr-defined]
+
+
+async def _next(events: AsyncIterator[StreamEvent]) -> StreamEvent | None:
+    return await anext(events, None)

@@ -1,0 +1,1 @@
+"""Architectures as data, mechanisms as modules, one layer loop."""

@@ -1,0 +1,465 @@
+"""Which request computes how many tokens in each step. Pure Python over ints.
+
+There is no prefill phase and no decode phase: a request has `num_computed` tokens in the cache, and a step moves some
+requests forward. Chunked prefill, prefix hits and preemption are all that one number. `plan` advances it at once;
+`commit` may come a plan later, so a token that is still being sampled counts as a placeholder.
+"""
+
+import heapq
+from bisect import insort
+from collections import deque
+from operator import attrgetter
+
+from sirocco.runtime.blocks import BlockPool
+from sirocco.runtime.plan import Admission, Plan, StepResult
+from sirocco.runtime.prefix import extend_digests, root_digest
+from sirocco.runtime.request import FinishReason, TokenLogprob
+from sirocco.runtime.wire import EngineRequest, EngineStats, SequenceOutput
+
+_urgency = attrgetter("urgency")
+
+
+class Request:
+    """One sequence: a choice of an `EngineRequest`. Mutable, owned by the scheduler."""
+
+    __slots__ = (
+        "blocks",
+        "digests",
+        "finished",
+        "followers",
+        "held",
+        "id",
+        "index",
+        "leaving",
+        "num_cached",
+        "num_computed",
+        "num_in_flight",
+        "num_placeholders",
+        "num_prompt",
+        "num_registered",
+        "paused",
+        "prompt_logprobs",
+        "queued",
+        "root",
+        "sampling",
+        "seed",
+        "slot",
+        "stop_ids",
+        "token_ids",
+        "urgency",
+    )
+
+    def __init__(self, request: EngineRequest, index: int, arrival: int) -> None:
+        self.id = request.id
+        self.index = index
+        self.sampling = request.sampling
+        self.seed = request.sampling.seed + index
+        self.stop_ids = frozenset(request.sampling.stop_token_ids)
+        self.urgency = (request.priority, arrival)
+        self.root = root_digest(request.salt)
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.num_computed = 0
+        self.num_placeholders = 0  # tokens being sampled by steps in flight
+        self.num_in_flight = 0  # steps in flight that hold a row of it
+        self.num_cached: int | None = None  # prompt tokens found in the prefix cache at the first admission
+        self.slot = -1
+        self.blocks: list[int] = []
+        self.digests: list[bytes] = []
+        self.num_registered = 0  # of its blocks, handed to the prefix cache
+        self.queued = False  # has an entry in the waiting heap
+        self.paused = False
+        self.finished = False
+        self.leaving = False  # preempted, waiting for its last step in flight
+        self.held = False  # waits for the first choice's prompt, to share it
+        self.followers: list[Request] = []  # the choices that wait for this one
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that exist but are not computed."""
+        if len(self.token_ids) - self.num_prompt + self.num_placeholders >= self.sampling.max_tokens:
+            return 0  # the last token is never computed
+        return len(self.token_ids) + self.num_placeholders - self.num_computed
+
+    def __repr__(self) -> str:
+        return f"Request({self.id}.{self.index}, {self.num_computed}/{len(self.token_ids)}+{self.num_placeholders})"
+
+
+class Scheduler:
+    """Owns requests from `add` to their last token.
+
+    `token_budget` bounds the tokens of a step; while other requests decode, prompts get at most `chunk_size` of them.
+    With several prompts in line none takes more than half of what is left, so a short one starts beside a long one.
+    """
+
+    def __init__(
+        self, pool: BlockPool, max_num_seqs: int, token_budget: int, chunk_size: int, prefix_caching: bool = True
+    ) -> None:
+        if token_budget < max_num_seqs:
+            raise ValueError(f"token_budget {token_budget} cannot serve {max_num_seqs} sequences a step")
+        self.pool = pool
+        self.token_budget = token_budget
+        self.chunk_size = chunk_size
+        self.prefix_caching = prefix_caching
+        self._free_slots = list(range(max_num_seqs - 1, -1, -1))
+        self._running: list[Request] = []  # most urgent first
+        self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap; finished and paused entries are skipped
+        self._num_leaving = 0
+        self._requests: dict[int, list[Request]] = {}  # unfinished choices by id
+        self._in_flight: deque[tuple[Plan, list[Request]]] = deque()
+        self._arrivals = 0
+        self._num_waiting = 0
+        self._steps = self._prompt_tokens = self._generated = self._preemptions = self._queries = self._hits = 0
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. Choices after the first wait for its prompt, to share it."""
+        choices = []
+        for index in range(request.n):
+            self._arrivals += 1
+            choices.append(Request(request, index, self._arrivals))
+        self._requests[request.id] = choices
+        leader = choices[0]
+        if self.prefix_caching and request.sampling.prompt_logprobs is None:
+            leader.followers = choices[1:]
+            for follower in leader.followers:
+                follower.held = True
+            self._enqueue(leader)
+        else:
+            for choice in choices:
+                self._enqueue(choice)
+
+    def abort(self, id: int, index: int | None = None) -> None:
+        """End a request, or one choice of it, without output. Unknown ids are ignored."""
+        for request in list(self._requests.get(id, ())):
+            if index is None or request.index == index:
+                if index is None:
+                    request.followers = []
+                self._end(request)
+
+    def pause(self, id: int, paused: bool) -> None:
+        """Keep a request out of the plans, or let it in again. Its blocks stay its own unless others need them."""
+        for request in self._requests.get(id, ()):
+            if request.paused != paused:
+                request.paused = paused
+                if not paused and request.slot < 0 and not request.held:
+                    self._enqueue(request)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._requests)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self._running),
+            waiting=self._num_waiting,
+            blocks_used=self.pool.num_used,
+            blocks_total=self.pool.num_blocks - 1,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            preemptions=self._preemptions,
+            prefix_queries=self._queries,
+            prefix_hits=self._hits,
+        )
+
+    def plan(self) -> Plan:
+        """Choose the rows of the next step: those one token behind, then prompts by urgency. Empty when there is
+        nothing to do.
+        """
+        plan, requests = Plan(), list[Request]()
+        budget = self.token_budget
+        prefills = deque[Request]()
+        for request in list(self._running):
+            pending = request.num_pending
+            if pending == 0 or request.paused or request.leaving or request.slot < 0:
+                continue  # nothing to do now: all in flight, paused, or preempted by an earlier row
+            if pending > 1:
+                prefills.append(request)
+            elif self._reserve(request, 1, plan, requests):
+                self._append_row(request, 1, plan, requests)
+                budget -= 1
+        if requests:
+            budget = min(budget, self.chunk_size)
+        self._plan_prefills(prefills, budget, plan, requests)
+        if plan:
+            self._in_flight.append((plan, requests))
+            self._steps += 1
+        return plan
+
+    def commit(self, plan: Plan, result: StepResult) -> list[SequenceOutput]:
+        """Take in the tokens of the oldest plan in flight; returns what callers should hear."""
+        requests = self._retire(plan)
+        outputs = []
+        tokens = iter(zip(result.token_ids, result.logprobs or [None] * len(result.token_ids), strict=True))
+        for row, request in enumerate(requests):
+            sampled = next(tokens) if plan.samples[row] else None
+            if not request.finished:
+                output = self._advance(request, plan, row, sampled, result)
+                if output is not None:
+                    outputs.append(output)
+            self._settle(request)
+        return outputs
+
+    def fail(self, plan: Plan, message: str) -> list[SequenceOutput]:
+        """The oldest plan in flight could not be computed: end its requests with an error."""
+        outputs = []
+        for request in self._retire(plan):
+            if not request.finished:
+                outputs.append(SequenceOutput(request.id, request.index, [], "error", error=message))
+                self._end(request)
+            self._settle(request)
+        return outputs
+
+    def _plan_prefills(self, prefills: deque[Request], budget: int, plan: Plan, requests: list[Request]) -> None:
+        """Fill the budget with running prompts and waiting requests, the most urgent first."""
+        num_left = len(prefills) + min(self._num_waiting, len(self._free_slots))
+        admitting = True
+        while budget > 0:
+            waiting = self._first_admissible() if admitting else None
+            if waiting is not None and not (prefills and prefills[0].urgency < waiting.urgency):
+                request = waiting
+                if not self._admit(request, plan):
+                    admitting = False  # a younger request must not take what this one waits for
+                    continue
+            elif prefills:
+                request = prefills.popleft()
+                if request.slot < 0 or request.leaving:
+                    continue  # preempted by an earlier row
+            else:
+                break
+            num_left -= 1
+            share = budget if num_left <= 0 else max(budget // 2, 1)
+            count = min(request.num_pending, share)
+            if not self._reserve(request, count, plan, requests):
+                break
+            self._append_row(request, count, plan, requests)
+            budget -= count
+
+    def _first_admissible(self) -> Request | None:
+        """The head of the waiting queue, if there is a slot for it."""
+        waiting = self._first_waiting()
+        return waiting if waiting is not None and (self._free_slots or self._park_paused()) else None
+
+    def _admit(self, request: Request, plan: Plan) -> bool:
+        """Give a waiting request a slot and what the prefix cache has of it, if the rest of its tokens finds room."""
+        size = self.pool.block_size
+        hits: list[int] = []
+        if self.prefix_caching and request.sampling.prompt_logprobs is None:
+            extend_digests(request.digests, request.root, request.token_ids, size)
+            hits = self.pool.find(request.digests[: (len(request.token_ids) - 1) // size])  # one token must be computed
+        self.pool.share(hits)
+        needed = -(-len(request.token_ids) // size) - len(hits)
+        if needed > self.pool.num_free and self._running:
+            self.pool.free(reversed(hits))
+            return False
+        heapq.heappop(self._waiting)
+        self._dequeued(request)
+        request.slot = self._free_slots.pop()
+        request.blocks = hits
+        request.num_registered = len(hits)
+        request.num_computed = len(hits) * size
+        if request.num_cached is None:
+            request.num_cached = request.num_computed
+            self._queries += request.num_prompt
+            self._hits += request.num_cached
+            self._prompt_tokens += request.num_prompt
+        insort(self._running, request, key=_urgency)
+        plan.admissions.append(
+            Admission(request.slot, request.token_ids.copy(), request.num_prompt, request.sampling, request.seed)
+        )
+        if hits:
+            plan.new_blocks.append((request.slot, 0, hits.copy()))
+        return True
+
+    def _reserve(self, request: Request, count: int, plan: Plan, requests: list[Request]) -> bool:
+        """Own blocks for `count` more tokens, preempting less urgent requests that are not in this plan."""
+        have = len(request.blocks)
+        needed = -(-(request.num_computed + count) // self.pool.block_size) - have
+        if needed <= 0:
+            return True
+        while (blocks := self.pool.allocate(needed)) is None:
+            victim = None if self._num_leaving else self._victim(request, requests)
+            if victim is None:
+                return False  # nobody to displace, or somebody's last step is about to make room
+            self._preempt(victim)
+        request.blocks += blocks
+        plan.new_blocks.append((request.slot, have, blocks))
+        return True
+
+    def _victim(self, request: Request, requests: list[Request]) -> Request | None:
+        """The least urgent running request outside this plan that `request` may displace; paused ones go first."""
+        planned = set(map(id, requests))
+        others = [r for r in self._running if r is not request and id(r) not in planned and r.blocks]
+        paused = [r for r in others if r.paused]
+        if paused:
+            return paused[-1]
+        if others and others[-1].urgency > request.urgency:
+            return others[-1]
+        return None
+
+    def _append_row(self, request: Request, count: int, plan: Plan, requests: list[Request]) -> None:
+        samples = count == request.num_pending
+        plan.slots.append(request.slot)
+        plan.starts.append(request.num_computed)
+        plan.counts.append(count)
+        plan.samples.append(samples)
+        requests.append(request)
+        request.num_computed += count
+        request.num_in_flight += 1
+        if samples:
+            request.num_placeholders += 1
+
+    def _retire(self, plan: Plan) -> list[Request]:
+        oldest, requests = self._in_flight.popleft()
+        assert oldest is plan, "plans retire in the order they were made"
+        for request in requests:
+            request.num_in_flight -= 1
+        return requests
+
+    def _advance(
+        self,
+        request: Request,
+        plan: Plan,
+        row: int,
+        sampled: tuple[int, TokenLogprob | None] | None,
+        result: StepResult,
+    ) -> SequenceOutput | None:
+        computed = plan.starts[row] + plan.counts[row]
+        if request.sampling.prompt_logprobs is not None and row in result.prompt_logprobs:
+            self._collect_prompt_logprobs(request, plan.starts[row], result.prompt_logprobs[row])
+        if sampled is None:
+            self._register(request, computed)
+            return None
+        token_id, logprob = sampled
+        request.num_placeholders -= 1
+        first = len(request.token_ids) == request.num_prompt
+        if token_id < 0:
+            self._end(request)
+            message = "the model produced logits that are not finite"
+            return SequenceOutput(request.id, request.index, [], "error", error=message)
+        request.token_ids.append(token_id)
+        self._generated += 1
+        self._register(request, computed)
+        if first:
+            self._release_followers(request)
+        reason: FinishReason | None = None
+        if token_id in request.stop_ids:
+            reason = "stop"
+        elif len(request.token_ids) - request.num_prompt >= request.sampling.max_tokens:
+            reason = "length"
+        if reason is not None:
+            self._end(request)
+        return SequenceOutput(
+            request.id,
+            request.index,
+            [token_id],
+            reason,
+            None if logprob is None else [logprob],
+            (request.num_cached or 0) if first else 0,
+            request.prompt_logprobs if first and request.index == 0 else None,
+        )
+
+    def _collect_prompt_logprobs(self, request: Request, start: int, known: list[TokenLogprob]) -> None:
+        if request.prompt_logprobs is None:
+            request.prompt_logprobs = [None] * request.num_prompt
+        for position, logprob in enumerate(known, start + 1):
+            if position < request.num_prompt:
+                request.prompt_logprobs[position] = logprob
+
+    def _register(self, request: Request, computed: int) -> None:
+        """Hand the blocks that are full and computed to the prefix cache."""
+        size = self.pool.block_size
+        full = min(computed // size, len(request.blocks))
+        if not self.prefix_caching or full <= request.num_registered:
+            return
+        extend_digests(request.digests, request.root, request.token_ids, size)
+        for index in range(request.num_registered, full):
+            self.pool.register(request.blocks[index], request.digests[index])
+        request.num_registered = full
+
+    def _settle(self, request: Request) -> None:
+        """Once its last step in flight has retired, an ended or preempted request gives back what it owns."""
+        if request.num_in_flight > 0:
+            return
+        if request.finished:
+            self._give_back(request)
+        elif request.leaving:
+            request.leaving = False
+            self._num_leaving -= 1
+            self._give_back(request)
+            self._enqueue(request)
+
+    def _first_waiting(self) -> Request | None:
+        while self._waiting:
+            request = self._waiting[0][1]
+            if not request.finished and not request.paused:
+                return request
+            heapq.heappop(self._waiting)
+            self._dequeued(request)
+        return None
+
+    def _enqueue(self, request: Request) -> None:
+        if not (request.paused or request.queued or request.leaving):
+            request.queued = True
+            heapq.heappush(self._waiting, (request.urgency, request))
+            self._num_waiting += 1
+
+    def _dequeued(self, request: Request) -> None:
+        if request.queued:
+            request.queued = False
+            self._num_waiting -= 1
+
+    def _release_followers(self, request: Request) -> None:
+        followers, request.followers = request.followers, []
+        for follower in followers:
+            follower.held = False
+            if not follower.finished:
+                self._enqueue(follower)
+
+    def _park_paused(self) -> bool:
+        """Take the slot of a paused request, so that a reader who stopped holds up nobody."""
+        for request in reversed(self._running):
+            if request.paused and request.num_in_flight == 0:
+                self._preempt(request)
+                return True
+        return False
+
+    def _preempt(self, request: Request) -> None:
+        self._preemptions += 1
+        self._running.remove(request)
+        request.num_computed = 0
+        if request.num_in_flight > 0:
+            request.leaving = True
+            self._num_leaving += 1
+        else:
+            self._give_back(request)
+            self._enqueue(request)
+
+    def _end(self, request: Request) -> None:
+        request.finished = True
+        choices = self._requests[request.id]
+        choices.remove(request)
+        if not choices:
+            del self._requests[request.id]
+        self._dequeued(request)  # its entry leaves the heap when it reaches the top
+        self._release_followers(request)
+        if request.leaving:
+            request.leaving = False
+            self._num_leaving -= 1
+        elif request.slot >= 0:
+            self._running.remove(request)
+        if request.num_in_flight == 0:
+            self._give_back(request)
+
+    def _give_back(self, request: Request) -> None:
+        self.pool.free(reversed(request.blocks))
+        request.blocks = []
+        request.num_registered = 0
+        if request.slot >= 0:
+            self._free_slots.append(request.slot)
+            request.slot = -1

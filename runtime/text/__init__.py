@@ -1,0 +1,1 @@
+"""Tokens to text and back: tokenizers, detokenisation, chat templates, tool-call parsing."""

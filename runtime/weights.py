@@ -1,0 +1,172 @@
+"""From the tensors of a checkpoint to the modules of a model, strictly: nothing missing, nothing left over.
+
+A module says which tensors it wants (`slots`) and takes them (`assign`); a table per family says what checkpoints call
+them. Everything is matched by name and shape before the first weight is read.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sirocco.runtime.checkpoint import Checkpoint
+from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.models.spec import WeightNames
+
+# What checkpoints may hold beside what a model asks for, as patterns of whole names; a tied head is not asked for.
+IGNORABLE = re.compile("|".join((r".*\.rotary_emb\.inv_freq", r".*\.attn\.(masked_)?bias", r"lm_head\.weight")))
+
+LISTED_NAMES = 3
+MAX_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor that a module wants: its parts stacked along the first axis, each [part, *rest]."""
+
+    parts: tuple[int, ...]
+    rest: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(self.parts), *self.rest)
+
+
+class Loadable(nn.Module, ABC):
+    """A module that holds weights. It takes no memory until they are assigned."""
+
+    @abstractmethod
+    def slots(self) -> dict[str, Slot]:
+        """What it wants, by the suffix that checkpoints give it (`weight`, `bias`)."""
+
+    @abstractmethod
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        """Take one tensor for each slot, in the run dtype on the run device; consumes the dictionary."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory that the assigned weights occupy."""
+
+    def keep_in_file(self, mapped: Callable[[], Tensor | None]) -> None:
+        """Once assigned, a module that reads few rows at a time may take its weight as it lies in the file instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A source tensor and the rows of a slot it fills."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A module and, for each of its slots, the source tensors."""
+
+    module: Loadable
+    sources: dict[str, tuple[Part, ...]]
+
+    def parts(self) -> Iterator[Part]:
+        for parts in self.sources.values():
+            yield from parts
+
+
+def loadable_modules(model: nn.Module) -> Iterator[tuple[str, Loadable]]:
+    """Modules that hold weights, with their paths, in the model's order."""
+    for path, module in model.named_modules():
+        if isinstance(module, Loadable):
+            yield path, module
+
+
+def match_weights(model: nn.Module, names: WeightNames, checkpoint: Checkpoint) -> list[Target]:
+    """Find the source of every slot. Raises `ModelLoadError` listing names that are missing or unexpected, or naming
+    the first tensor whose shape or dtype is not what the model needs."""
+    targets = [_target(path, module, names) for path, module in loadable_modules(model)]
+    expected = {part.name: part for target in targets for part in target.parts()}
+    unexpected = [name for name in checkpoint if name not in expected and not IGNORABLE.fullmatch(name)]
+    missing = [name for name in expected if name not in checkpoint]
+    if missing or unexpected:
+        raise ModelLoadError(_mismatch(missing, unexpected, expected, checkpoint, names))
+    for part in expected.values():
+        _check_part(part, checkpoint)
+    return targets
+
+
+def load_weights(
+    targets: Iterable[Target],
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    advance: Callable[[int], None],
+) -> None:
+    """Read and assign module by module, so that at most one module's weights exist twice; `advance` counts bytes."""
+    for target in targets:
+        slots = target.module.slots()
+        tensors = {}
+        for suffix, parts in target.sources.items():
+            whole = torch.empty(slots[suffix].shape, dtype=dtype, device=device)
+            for part in parts:
+                checkpoint.read(part.name, whole[part.rows])
+                advance(checkpoint[part.name].num_bytes)
+            tensors[suffix] = whole
+        del whole
+        target.module.assign(tensors)
+        if device.type == "cpu":
+            target.module.keep_in_file(partial(checkpoint.map, next(target.parts()).name, dtype))
+
+
+def _target(path: str, module: Loadable, names: WeightNames) -> Target:
+    number = re.search(r"\.(\d+)\.", path)
+    layer = number[1] if number else ""
+    prefixes = [name.replace("*", layer) for name in names[re.sub(r"\.\d+\.", ".*.", path)]]
+    sources = {}
+    for suffix, slot in module.slots().items():
+        assert len(slot.parts) == len(prefixes), f"{path} has {len(slot.parts)} parts, its names {len(prefixes)}"
+        sources[suffix] = tuple(_parts(prefixes, suffix, slot))
+    return Target(module, sources)
+
+
+def _parts(prefixes: list[str], suffix: str, slot: Slot) -> Iterator[Part]:
+    start = 0
+    for prefix, size in zip(prefixes, slot.parts, strict=True):
+        yield Part(f"{prefix}.{suffix}", (size, *slot.rest), slice(start, start + size))
+        start += size
+
+
+def _check_part(part: Part, checkpoint: Checkpoint) -> None:
+    entry = checkpoint[part.name]
+    if entry.shape != part.shape:
+        raise ModelLoadError(
+            f"tensor {part.name!r} has the shape {list(entry.shape)}, config.json asks for {list(part.shape)}"
+        )
+    if not entry.dtype.is_floating_point or entry.dtype.itemsize == 1:
+        raise ModelLoadError(f"tensor {part.name!r} is quantised ({entry.dtype}), which is not supported")
+
+
+def _mismatch(
+    missing: list[str], unexpected: list[str], expected: Mapping[str, Part], checkpoint: Checkpoint, names: WeightNames
+) -> str:
+    """One sentence on what does not match; where the number of layers explains it, that."""
+    prefix = next((name.partition("*")[0] for sources in names.values() for name in sources if "*" in name), None)
+    if prefix is not None:
+        wanted, held = _num_layers(expected, prefix), _num_layers(checkpoint, prefix)
+        if wanted != held:
+            return f"config.json says {wanted} layers, the weights hold {held}"
+    kinds = (("missing", missing), ("unexpected", unexpected))
+    found = [f"{len(listed)} {kind} ({_listed(listed)})" for kind, listed in kinds if listed]
+    return f"the weights do not match config.json: {' and '.join(found)}"
+
+
+def _num_layers(names: Iterable[str], prefix: str) -> int:
+    return len({name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)})
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:MAX_NAME] for name in sorted(names)[:LISTED_NAMES])
+    return shown if len(names) <= LISTED_NAMES else shown + ", ..."

@@ -1,0 +1,134 @@
+"""`/v1/completions` against a scripted engine."""
+
+import pytest
+
+from sirocco.runtime.errors import GenerationError, OverloadedError
+
+from .harness import COMPLETIONS, FakeEngine, ask
+
+
+def complete(prompt="ab", engine=None, **fields):
+    return ask(COMPLETIONS, {"prompt": prompt, **fields}, engine=engine)
+
+
+@pytest.mark.parametrize(
+    "prompt, ids",
+    [
+        ("ab", [[97, 98]]),
+        (["ab", "c"], [[97, 98], [99]]),
+        ([5, 6], [[5, 6]]),
+        ([[5], [6, 7]], [[5], [6, 7]]),
+    ],
+)
+def test_prompt_forms(prompt, ids):
+    engine = FakeEngine()
+    reply = complete(prompt, engine, n=2).json
+    assert [stream.prompt_token_ids for stream in engine.streams] == ids
+    assert [choice["index"] for choice in reply["choices"]] == list(range(2 * len(ids)))
+    assert reply["usage"]["prompt_tokens"] == sum(map(len, ids))
+    assert reply["usage"]["completion_tokens"] == 10 * len(ids)
+    assert reply["object"] == "text_completion" and reply["id"].startswith("cmpl-")
+
+
+def test_echo_with_logprobs():
+    (choice,) = complete("ab", FakeEngine("c", "d"), echo=True, logprobs=1).json["choices"]
+    assert choice["text"] == "abcd"
+    assert choice["logprobs"] == {
+        "tokens": ["a", "b", "c", "d"],
+        "token_logprobs": [None, -1.0, -0.5, -0.5],
+        "top_logprobs": [None, {"b": -1.0}, {"c": -0.5}, {"d": -0.5}],
+        "text_offset": [0, 1, 2, 3],
+    }
+
+
+def test_echo_with_logprobs_on_a_stream():
+    first, second, _ = complete("ab", FakeEngine("c", "d"), echo=True, logprobs=0, stream=True).events
+    assert first["choices"][0]["text"] == "abc" and second["choices"][0]["text"] == "d"
+    assert first["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.0, -0.5]
+    assert second["choices"][0]["logprobs"]["text_offset"] == [3]
+
+
+def test_echo_of_token_ids():
+    assert complete([97, 98], echo=True).json["choices"][0]["text"] == "abHello"
+
+
+def test_stream():
+    events = complete("ab", stream=True, echo=True, stream_options={"include_usage": True}).events
+    *chunks, last, done = events
+    assert done == "[DONE]" and last["choices"] == [] and last["usage"]["total_tokens"] == 7
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["abHel", "lo"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "stop"]
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+def test_stream_of_several_prompts():
+    events = complete(["ab", "c"], FakeEngine("x", "y", "z"), n=2, stream=True, logprobs=0).events[:-1]
+    texts, offsets = {}, {}
+    for event in events:
+        (choice,) = event["choices"]
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+        offsets.setdefault(choice["index"], []).extend(choice["logprobs"]["text_offset"])
+    assert texts == dict.fromkeys(range(4), "xyz")
+    assert offsets == {index: [0, 1, 2] for index in range(4)}
+
+
+def test_a_failing_prompt_ends_all():
+    engine = FakeEngine()
+    engine.failure, engine.failure_after = GenerationError("broken"), 1
+    reply = complete(["a", "b"], engine, stream=True)
+    assert reply.events[-1] == "[DONE]" and reply.events[-2]["error"]["message"] == "broken"
+    assert all(stream.cancelled.is_set() for stream in engine.streams)
+    assert complete(["a", "b"], engine).status == 500
+
+
+def test_a_full_queue_cancels_the_prompts_before():
+    class Full(FakeEngine):
+        def submit(self, prompt, params):
+            if self.streams:
+                raise OverloadedError("full")
+            return super().submit(prompt, params)
+
+    engine = Full()
+    assert complete(["a", "b"], engine).status == 429
+    assert engine.streams[0].cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 5]}, "prompt"),
+        ({"prompt": ["a", [5]]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [2**40]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ["a"] * 1025}, "prompt"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"n": 1000000}, "n"),
+        ({"stream_options": {}}, "stream_options"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_bad_fields_are_refused(fields, param):
+    engine = FakeEngine()
+    reply = complete(**{"engine": engine, **fields})
+    assert reply.status == 400, reply.body
+    assert (reply.error["param"] or "").startswith(param), reply.error
+    assert engine.streams == []
+
+
+def test_missing_prompt_names_the_field():
+    reply = ask(COMPLETIONS, {"model": "fake"})
+    assert reply.status == 400 and reply.error["param"] == "prompt"
+
+
+def test_best_of_equal_to_n():
+    assert complete(n=2, best_of=2).status == 200

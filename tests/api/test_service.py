@@ -1,0 +1,115 @@
+"""Models, readiness and metrics."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from sirocco.api.app import create_app
+from sirocco.api.metrics import Histogram, Metrics
+from sirocco.runtime.errors import OverloadedError
+from sirocco.runtime.request import StreamEvent, Usage
+from sirocco.runtime.wire import EngineStats
+
+from .harness import CHAT, HELLO, FakeEngine, ask, call, scenario
+
+
+def test_models():
+    reply = ask("/v1/models").json
+    (card,) = reply["data"]
+    assert reply["object"] == "list"
+    assert card["id"] == "fake" and card["object"] == "model" and card["owned_by"] == "local"
+    assert card["status"] == "loaded" and card["max_model_len"] == 128 and card["tools_available"] is True
+    assert ask("/v1/models/fake").json == {**card, "created": ask("/v1/models/default").json["created"]}
+    assert ask("/v1/models/other").status == 404
+
+
+def test_model_that_is_still_loading():
+    engine = FakeEngine()
+    engine.client.state = "starting"
+    (card,) = ask("/v1/models", engine=engine).json["data"]
+    assert card["status"] == "loading" and card["max_model_len"] is None
+
+
+def test_ready():
+    assert ask("/ready").json == {"state": "ready", "reason": None}
+    engine = FakeEngine()
+    engine.client.state, engine.client.state_reason = "failed", "five deaths in a minute"
+    reply = ask("/ready", engine=engine)
+    assert reply.status == 503 and reply.json == {"state": "failed", "reason": "five deaths in a minute"}
+    assert ask("/health", engine=engine).body == b"OK"
+
+
+def samples(text):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_metrics():
+    async def main():
+        engine = FakeEngine()
+        engine.client.stats = EngineStats(2, 3, 5, 10, 7, 100, 200, 4, 50, 25)
+        app = create_app(engine)
+        await call(app, CHAT, {"messages": HELLO, "stream": True})
+        await call(app, CHAT, {"messages": HELLO, "n": 2})
+        engine.submit_error = OverloadedError("full")
+        await call(app, CHAT, {"messages": HELLO})
+        reply = await call(app, "/metrics")
+        assert reply.headers[b"content-type"].startswith(b"text/plain")
+        found = samples(reply.body)
+        model = ("model_name", "fake")
+        expected = {
+            "num_requests_running": 2,
+            "num_requests_waiting": 3,
+            "kv_cache_usage_perc": 0.5,
+            "prompt_tokens_total": 100,
+            "generation_tokens_total": 200,
+            "num_preemptions_total": 4,
+            "prefix_cache_queries_total": 50,
+            "prefix_cache_hits_total": 25,
+            "time_to_first_token_seconds_count": 1,
+            "inter_token_latency_seconds_count": 4,
+            "e2e_request_latency_seconds_count": 2,
+            "admission_rejections_total": 1,
+        }
+        assert {name: found[f"sirocco:{name}", model] for name in expected} == expected
+        assert found["sirocco:request_success_total", ("finished_reason", "stop"), model] == 3
+        route = (("method", "POST"), ("path", CHAT))
+        assert found["http_requests_total", *route, ("status", "200")] == 2
+        assert found["http_requests_total", *route, ("status", "429")] == 1
+        assert found["http_request_duration_seconds_count", *route] == 3
+        assert found["http_requests_in_flight",] == 1  # the scrape itself
+
+    scenario(main)
+
+
+def test_labels_do_not_grow_with_what_clients_send():
+    async def main():
+        app = create_app(FakeEngine())
+        for i in range(5):
+            await call(app, f"/nothing/{i}", method=f"M{i}")
+        assert list(app.service.metrics.http_requests) == [("other", "unknown", "404")]
+
+    scenario(main)
+
+
+def test_histogram_buckets():
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.observe(value)
+    histogram.observe(0.1, times=2)
+    assert histogram.buckets() == [("1.0", 4.0), ("2.0", 5.0), ("+Inf", 6.0)]
+    assert abs(histogram.total - 12.2) < 1e-9
+
+
+def test_meter_counts_tokens_not_events():
+    metrics = Metrics(lambda: "m", lambda: None)
+    meter = metrics.request()
+    meter.observe(StreamEvent(0, "", []))
+    assert sum(metrics.first_token.counts) == 0
+    meter.observe(StreamEvent(0, "a", [1]))
+    meter.observe(StreamEvent(1, "b", [2]))
+    meter.observe(StreamEvent(0, "cde", [3, 4, 5], None, "length", Usage(1, 0, 5)))
+    assert sum(metrics.first_token.counts) == 1
+    assert sum(metrics.inter_token.counts) == 3
+    assert metrics.finished["length"] == 1 and sum(metrics.latency.counts) == 1

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sirocco.kernels.linear import PackedWeight, linear, pack_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (2, 3, 64), (130, 64), (0, 64)], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_linear(dtype: torch.dtype, shape: tuple[int, ...], with_bias: bool, packed: bool) -> None:
+    x = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype)[..., : shape[-1]]
+    weight = torch.randn(97, shape[-1]).to(dtype)
+    bias = torch.randn(97).to(dtype) if with_bias else None
+    expected = x.double() @ weight.double().T
+    expected = expected if bias is None else expected + bias.double()
+    out = linear(x, pack_linear(weight) if packed else weight, bias)
+    assert out.shape == (*shape[:-1], 97) and out.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    assert_close(
+        out,
+        expected.to(dtype),
+        rtol=2 * eps,
+        atol=64 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps + 8 * eps,
+    )
+
+
+def test_only_what_gains_is_packed() -> None:
+    weight = torch.randn(32, 48)
+    assert pack_linear(weight) is weight
+    packed = pack_linear(weight.bfloat16())
+    if isinstance(packed, PackedWeight):  # where oneDNN has bf16 products
+        assert packed.shape == (32, 48) and packed.dtype == torch.bfloat16
+
+
+def test_packing_shares_no_memory_with_the_weight() -> None:
+    weight = torch.nn.Parameter(torch.randn(64, 64).bfloat16())
+    packed = pack_linear(weight)
+    if not isinstance(packed, PackedWeight):
+        pytest.skip("no packed product for bfloat16 here")
+    expected = torch.nn.functional.linear(torch.ones(1, 64, dtype=torch.bfloat16), weight).detach()
+    with torch.no_grad():
+        weight.zero_()  # would show through shared memory
+    assert_close(linear(torch.ones(1, 64, dtype=torch.bfloat16), packed), expected, rtol=0.02, atol=0.1)

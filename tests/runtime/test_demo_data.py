@@ -1,0 +1,185 @@
+"""The demo model's training text: determinism, the split, and that it is what the shipped template renders."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from sirocco.runtime.demo import generic, natural, world
+from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
+from sirocco.runtime.demo.evaluate import parse_calls, right_answer
+from sirocco.runtime.demo.exchange import Conversation, Exchange
+from sirocco.runtime.demo.rendering import TEMPLATE, encode, prompt, render
+from sirocco.runtime.demo.tools import Call, Tool, dumps
+from sirocco.runtime.demo.values import Values, held_out, phrasings
+
+DEMO = TEMPLATE.parent
+
+
+def talks(count: int, split: str = "train") -> list[Conversation]:
+    return [conversation(f"test {i}", split, split) for i in range(count)]  # type: ignore[arg-type]
+
+
+def test_a_conversation_is_a_function_of_its_seed() -> None:
+    assert conversation("7", "train", "train") == conversation("7", "train", "train")
+    assert conversation("7", "train", "train") != conversation("8", "train", "train")
+
+
+@pytest.mark.parametrize("kind", MIXTURE)
+def test_every_kind_renders_with_something_to_learn(kind: str) -> None:
+    pieces = render(conversation("a", "train", "train", (kind,), turns=1))
+    assert any(mine and text.endswith("<|im_end|>") for text, mine in pieces)
+
+
+def test_values_of_the_two_splits_are_disjoint() -> None:
+    drawn = {}
+    for split in ("train", "test"):
+        values = Values(random.Random(3), split)  # type: ignore[arg-type]
+        drawn[split] = {
+            str(value).lower()
+            for _ in range(1500)
+            for value in (values.word(), values.name(), values.pseudo(), values.decimal(), values.integer(10))
+        }
+    assert not drawn["train"] & drawn["test"]
+    assert all(held_out(value) for value in drawn["test"])
+
+
+def test_phrasings_of_the_two_splits_are_disjoint() -> None:
+    pools = [generic.PREFIXES, generic.MARKED, world.UNKNOWN, *(options for _, options, _ in world.TALK)]
+    pools += [family.frames for family in natural.FAMILIES] + [relation.questions for relation in world.RELATIONS]
+    for pool in pools:
+        known, unseen = set(phrasings(pool, "train")), set(phrasings(pool, "test"))
+        assert len(pool) >= 4
+        assert known
+        assert unseen
+        assert not known & unseen - {""}
+
+
+def test_held_out_schemas_are_not_in_training() -> None:
+    for pool, other in (
+        (generic.NOUNS, generic.HELD_OUT_NOUNS),
+        (generic.TEXT_PARAMETERS, generic.HELD_OUT_TEXT),
+        (generic.NUMBER_PARAMETERS, generic.HELD_OUT_NUMBER),
+        (generic.VERBS, generic.HELD_OUT_VERBS),
+        (generic.ENUM_PARAMETERS, generic.HELD_OUT_ENUM),
+    ):
+        assert not set(pool) & set(other)
+    trained = {name for family in natural.FAMILIES for name in family.names.split("|")}
+    unseen = {name for family in natural.HELD_OUT_FAMILIES for name in family.names.split("|")}
+    assert not trained & unseen
+    declared = {tool.name for talk in talks(400) for tool in talk.tools}
+    assert not declared & unseen
+
+
+def test_calls_fit_the_declared_functions_and_parse_back() -> None:
+    for talk in talks(300):
+        tools = {tool.name: tool for tool in talk.tools}
+        assert len(tools) == len(talk.tools)
+        said = [text.removesuffix("<|im_end|>") for text, mine in render(talk) if mine]
+        expected = [turn for e in talk.exchanges for turn in ([e.calls, ()] if e.calls else [()])]
+        for text, calls in zip(said, expected, strict=True):
+            if not calls:
+                assert "<tool_call>" not in text
+                continue
+            assert parse_calls(text, set(tools)) == list(calls)
+            for call in calls:
+                parameters = {p.name: p for p in tools[call.name].parameters}
+                assert set(call.arguments) <= set(parameters)
+                assert {p.name for p in parameters.values() if p.required} <= set(call.arguments)
+                for name, value in call.arguments.items():
+                    assert not parameters[name].choices or value in parameters[name].choices
+
+
+def test_what_is_told_answers_what_was_asked() -> None:
+    for talk in talks(300, "test"):
+        for exchange in talk.exchanges:
+            assert right_answer(exchange, exchange.answer)
+            assert len(exchange.calls) == len(exchange.results)
+
+
+def test_distractors_do_not_answer_the_request() -> None:
+    wanted = Tool("get_weather", "", ())
+    values = Values(random.Random(1), "train")
+    names = {tool.name for _ in range(100) for tool in distractors(values, "train", [wanted], [], 4)}
+    assert len(names) > 100
+    assert not names & {"get_weather", "weather", "current_weather", "weather_forecast", "get_forecast_weather"}
+
+
+def test_the_template_renders_as_transformers_does() -> None:
+    render_jinja_template = pytest.importorskip("transformers.utils.chat_template_utils").render_jinja_template
+    template = TEMPLATE.read_text()
+    for talk in talks(60):
+        ours = "".join(text for text, _ in render(talk))
+        theirs, spans = render_jinja_template(
+            [talk.messages()], tools=talk.declarations(), chat_template=template, return_assistant_tokens_mask=True
+        )
+        assert ours == theirs[0]
+        assert [ours[start:end] for start, end in spans[0]] == [text for text, mine in render(talk) if mine]
+
+
+def test_the_template_takes_every_form_of_content_and_arguments() -> None:
+    arguments = {"text": 'Zoë said "hi" & <left>', "count": 2, "tags": ["a", "b"], "deep": {"on": True}}
+    call = {"type": "function", "id": "c1", "function": {"name": "note", "arguments": arguments}}
+    quoted = {"type": "function", "id": "c1", "function": {"name": "note", "arguments": dumps(arguments)}}
+    head = [{"role": "user", "content": [{"type": "text", "text": "Note "}, {"type": "text", "text": "it."}]}]
+    tail = [{"role": "tool", "tool_call_id": "c1", "content": "ok"}]
+    texts = [
+        prompt([*head, {"role": "assistant", "content": content, "tool_calls": [form]}, *tail], [])
+        for content in (None, "")
+        for form in (call, quoted)
+    ]
+    assert len(set(texts)) == 1
+    assert "Note it.<|im_end|>" in texts[0]
+    assert f'<tool_call>\n{{"name": "note", "arguments": {json.dumps(arguments, ensure_ascii=False)}}}\n</tool_call>' in texts[0]
+    assert texts[0].endswith("<|im_start|>assistant\n")
+
+
+def test_a_signature_is_short_and_falls_back_to_json() -> None:
+    properties = {
+        "city": {"type": "string"},
+        "unit": {"enum": ["c", "f"]},
+        "days": {"type": "array", "items": {"type": "integer"}},
+        "deep": {"type": "object", "properties": {"x": {"type": "number"}}},
+        "note": {"type": ["string", "null"]},
+    }
+    function = {"name": "f", "description": "Does it\nslowly", "parameters": {"type": "object", "properties": properties, "required": ["city"]}}
+    text = prompt([{"role": "user", "content": "Hi"}], [{"type": "function", "function": function}, {"type": "function", "function": {"name": "g"}}])
+    deep = json.dumps(properties["deep"])
+    assert f'\nf(city: string, unit?: "c"|"f", days?: integer[], deep?: {deep}, note?: string|null) - Does it\ng()<|im_end|>' in text
+
+
+def test_calls_that_are_not_well_formed_are_not_calls() -> None:
+    block = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    assert parse_calls(f"{block}\n{block}", {"f"}) == [Call("f", {"a": 1})] * 2
+    for text in ("", "f(1)", block + " so", block[:-3], block.replace("1", "01"), block.replace('"a"', "a")):
+        assert parse_calls(text, {"f"}) is None
+    assert parse_calls(block, {"g"}) is None
+
+
+def test_an_answer_may_not_add_numbers() -> None:
+    expected = Exchange("compute", "", "The result is 42.", facts=("42",))
+    assert right_answer(expected, "The result is 42.")
+    assert not right_answer(expected, "The result is 142.")
+    assert not right_answer(expected, "The result is 42 or 43.")
+
+
+@pytest.mark.skipif(not (DEMO / "tokenizer.json").exists(), reason="the demo model has not been exported")
+def test_tokens_of_the_pieces_are_tokens_of_the_whole() -> None:
+    tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    some = talks(40)
+    for talk, (ids, said) in zip(some, encode(some, tokenizer), strict=True):
+        whole = "".join(text for text, _ in render(talk))
+        assert tokenizer.encode(whole, add_special_tokens=False).ids == ids
+        assert len(said) == len(ids)
+        assert tokenizer.decode(ids, skip_special_tokens=False) == whole
+
+
+@pytest.mark.skipif(not (DEMO / "tokenizer.json").exists(), reason="the demo model has not been exported")
+@pytest.mark.parametrize("text", ["", "Zoë 😀 naïve\t\r\n", "a  b\n\n c", "日本語 テスト", "\x00\x7f", "x" * 500])
+def test_the_tokenizer_spells_any_text(text: str) -> None:
+    tokenizer = Tokenizer.from_file(str(Path(DEMO / "tokenizer.json")))
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text

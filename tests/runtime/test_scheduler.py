@@ -1,0 +1,242 @@
+"""Random workloads against a runner that checks the cache: no block owned twice, all return, every request ends as it should."""
+
+import random
+from collections import deque
+
+import pytest
+
+from sirocco.runtime.blocks import BlockPool
+from sirocco.runtime.plan import Plan, StepResult
+from sirocco.runtime.scheduler import Scheduler
+from sirocco.runtime.wire import EngineRequest, Sampling, SequenceOutput
+
+from .fakes import FakeRunner, expected_tokens
+
+
+class Bench:
+    """A scheduler, a fake runner and up to `depth` plans in flight beyond the one being committed."""
+
+    def __init__(self, num_blocks=64, block_size=4, max_num_seqs=8, budget=32, chunk=16, prefix_caching=True, depth=0):
+        self.pool = BlockPool(num_blocks, block_size)
+        self.scheduler = Scheduler(self.pool, max_num_seqs, budget, chunk, prefix_caching)
+        self.runner = FakeRunner(block_size, budget)
+        self.depth = depth
+        self.in_flight: deque[tuple[Plan, StepResult]] = deque()
+        self.tokens: dict[tuple[int, int], list[int]] = {}
+        self.finished: dict[tuple[int, int], str] = {}
+        self.cached: dict[tuple[int, int], int] = {}
+
+    def add(self, id, prompt, max_tokens=8, n=1, seed=0, priority=0, salt=None, stop=()):
+        sampling = Sampling(max_tokens=max_tokens, seed=seed, stop_token_ids=stop)
+        self.scheduler.add(EngineRequest(id, list(prompt), sampling, n, priority, salt))
+
+    def step(self) -> Plan:
+        plan = self.scheduler.plan()
+        if plan:
+            self.in_flight.append((plan, self.runner.launch(plan)))
+        if self.in_flight and (not plan or len(self.in_flight) > self.depth):
+            self.hear(self.scheduler.commit(*self.in_flight.popleft()))
+        return plan
+
+    def hear(self, outputs: list[SequenceOutput]) -> None:
+        for output in outputs:
+            key = (output.id, output.index)
+            assert key not in self.finished, "nothing follows the last output"
+            self.tokens.setdefault(key, []).extend(output.token_ids)
+            self.cached.setdefault(key, output.cached_tokens)
+            if output.finish_reason:
+                self.finished[key] = output.finish_reason
+
+    def run(self, limit=10_000) -> int:
+        for steps in range(limit):
+            had_steps_in_flight = bool(self.in_flight)
+            if not self.step() and not had_steps_in_flight:
+                return steps
+        raise AssertionError("the workload did not end")
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_workloads(seed, depth):
+    rng = random.Random(seed)
+    bench = Bench(
+        num_blocks=rng.choice([24, 40, 200]),
+        block_size=rng.choice([1, 4, 16]) if seed % 3 else 4,
+        max_num_seqs=rng.choice([1, 3, 8]),
+        budget=rng.choice([8, 32, 64]),
+        chunk=rng.choice([1, 5, 16]),
+        prefix_caching=seed % 4 != 3,
+        depth=depth,
+    )
+    capacity = (bench.pool.num_blocks - 1) * bench.pool.block_size
+    shared = [rng.randrange(1000) for _ in range(capacity)]
+    wanted, aborted, paused = {}, set(), set()
+    for id in range(40):
+        max_tokens = rng.randint(1, max(1, min(20, capacity // 3)))
+        length = rng.randint(1, max(1, min(capacity - max_tokens, 90)))
+        prompt = shared[: rng.randint(0, length)]
+        prompt += [rng.randrange(1000) for _ in range(length - len(prompt))]
+        n, request_seed = rng.choice([1, 1, 1, 3]), rng.randrange(100)
+        bench.add(id, prompt, max_tokens, n, request_seed, priority=rng.choice([0, 0, 1]))
+        for index in range(n):
+            wanted[id, index] = expected_tokens(prompt, max_tokens, request_seed + index)
+        for _ in range(rng.randint(0, 6)):
+            bench.step()
+        if rng.random() < 0.15:
+            victim = rng.randrange(id + 1)
+            bench.scheduler.abort(victim)
+            aborted.add(victim)
+        if rng.random() < 0.2:
+            reader = rng.randrange(id + 1)
+            bench.scheduler.pause(reader, reader not in paused)
+            paused ^= {reader}
+    for reader in paused:
+        bench.scheduler.pause(reader, False)
+    bench.run()
+    assert bench.pool.num_used == 0
+    assert bench.scheduler.num_requests == 0
+    stats = bench.scheduler.stats()
+    assert (stats.running, stats.waiting) == (0, 0)
+    for key, tokens in wanted.items():
+        if key[0] not in aborted:
+            assert bench.finished[key] == "length"
+            assert bench.tokens[key] == tokens
+        elif key in bench.tokens:
+            assert tokens[: len(bench.tokens[key])] == bench.tokens[key]
+
+
+def test_tiny_pool_preempts_and_recomputes():
+    bench = Bench(num_blocks=10, block_size=4, budget=16, chunk=8)
+    prompts = [[id] * 8 for id in range(4)]
+    for id, prompt in enumerate(prompts):
+        bench.add(id, prompt, max_tokens=20)
+    bench.run()
+    assert bench.scheduler.stats().preemptions > 0
+    for id, prompt in enumerate(prompts):
+        assert bench.tokens[id, 0] == expected_tokens(prompt, 20)
+
+
+def test_short_request_starts_beside_a_long_prompt():
+    bench = Bench(num_blocks=30_000, block_size=4, budget=256, chunk=64)
+    bench.add(1, range(100_000), max_tokens=4)
+    for _ in range(3):
+        bench.step()
+    bench.add(2, [7, 8, 9], max_tokens=4)
+    bench.step()
+    assert bench.tokens.get((2, 0)), "its first token comes in the next step"
+    plan = bench.step()
+    assert plan.counts[0] == 1, "rows one token behind come first"
+    assert sum(plan.counts[1:]) <= 64, "prompts keep to the chunk while others decode"
+
+
+def test_prefix_hits_skip_computation():
+    prompt = list(range(41))
+    bench = Bench(num_blocks=200)
+    bench.add(1, prompt)
+    bench.run()
+    before = bench.runner.computed_tokens
+    bench.add(2, prompt)
+    bench.run()
+    assert bench.cached[2, 0] == 40
+    assert bench.runner.computed_tokens - before == 1 + 7  # the prompt's last token, then all but the last output
+    assert bench.tokens[2, 0] == bench.tokens[1, 0]
+
+
+def test_salt_keeps_prefixes_apart():
+    bench = Bench(num_blocks=200)
+    bench.add(1, range(20), salt="a")
+    bench.run()
+    bench.add(2, range(20), salt="b")
+    bench.add(3, range(20), salt="a")
+    bench.run()
+    assert bench.cached[2, 0] == 0
+    assert bench.cached[3, 0] == 16
+
+
+def test_choices_share_the_prompt():
+    bench = Bench(num_blocks=200)
+    bench.add(1, range(33), n=4, seed=5)
+    bench.run()
+    assert bench.runner.computed_tokens == 33 + 3 * 1 + 4 * 7
+    for index in range(4):
+        assert bench.tokens[1, index] == expected_tokens(list(range(33)), 8, 5 + index)
+
+
+def test_stop_token_ends_a_sequence():
+    tokens = expected_tokens([1, 2, 3], 8)
+    bench = Bench()
+    bench.add(1, [1, 2, 3], stop=(tokens[4],))
+    bench.run()
+    assert bench.tokens[1, 0] == tokens[: tokens.index(tokens[4]) + 1]
+    assert bench.finished[1, 0] == "stop"
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_abort_returns_blocks_at_once_or_when_its_step_retires(depth):
+    bench = Bench(depth=depth)
+    bench.add(1, range(30), max_tokens=50)
+    for _ in range(4):
+        bench.step()
+    bench.scheduler.abort(1)
+    bench.run()
+    assert bench.pool.num_used == 0
+    assert (1, 0) not in bench.finished
+
+
+def test_priority_goes_first_and_paused_requests_hold_up_nobody():
+    bench = Bench(max_num_seqs=1, budget=64)
+    bench.add(1, [1], max_tokens=3, priority=1)
+    bench.add(2, [2], max_tokens=3, priority=0)
+    bench.step()
+    assert (2, 0) in bench.tokens and (1, 0) not in bench.tokens
+    bench.scheduler.pause(2, True)
+    for _ in range(8):
+        bench.step()
+    assert bench.finished.get((1, 0)) == "length", "the paused request gave up its slot"
+    bench.scheduler.pause(2, False)
+    bench.run()
+    assert bench.tokens[2, 0] == expected_tokens([2], 3)
+
+
+def test_failed_step_ends_its_requests_only():
+    bench = Bench(max_num_seqs=2)
+    bench.add(1, [1, 2, 3])
+    bench.add(2, [4, 5])
+    bench.add(3, [6])
+    plan = bench.scheduler.plan()
+    bench.hear(bench.scheduler.fail(plan, "boom"))
+    assert {key[0] for key in bench.finished} == {1, 2}
+    bench.run()
+    assert bench.finished[3, 0] == "length"
+    assert bench.pool.num_used == 0
+
+
+def test_logits_that_are_not_finite_end_one_request():
+    bench = Bench()
+    bench.add(1, [1, 2, 3])
+    bench.add(2, [4, 5])
+    plan = bench.scheduler.plan()
+    result = bench.runner.launch(plan)
+    bench.hear(bench.scheduler.commit(plan, StepResult([-1, result.token_ids[1]])))
+    assert bench.finished == {(1, 0): "error"}
+    bench.run()
+    assert bench.tokens[2, 0] == expected_tokens([4, 5], 8)
+
+
+def test_ten_thousand_waiting_requests_do_not_slow_a_step():
+    """Counted, not timed: planning touches running requests and those it admits, never the whole queue."""
+    bench = Bench(max_num_seqs=4)
+    for id in range(10_000):
+        bench.add(id, [id % 1000], max_tokens=5)
+    bench.step()
+    touched = 0
+
+    class Counting(list):
+        def __iter__(self):
+            nonlocal touched
+            touched += len(self)
+            return super().__iter__()
+
+    bench.scheduler._waiting = Counting(bench.scheduler._waiting)
+    bench.step()
+    assert touched == 0

@@ -1,0 +1,167 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sirocco.runtime.errors import RequestError, TemplateError
+from sirocco.runtime.text.renderer import TemplateRenderer
+
+FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture
+def renderer() -> Iterator[TemplateRenderer]:
+    made = TemplateRenderer(seconds=1.0)
+    yield made
+    made.close()
+
+
+def worker_pid(renderer: TemplateRenderer) -> int:
+    assert renderer._worker
+    return renderer._worker._process.pid
+
+
+HOSTILE = {
+    "nested loops": (FOREVER, "longer than 1 s"),
+    "a huge power": ("{{ 9 ** (9 ** 9) }}", "longer than 1 s"),
+    "a huge string": ("{% set x = 'a' * (message_size * 600) %}", "memory"),
+    "a huge format": ("{{ '%9999999999d' % 1 }}", "memory|failed"),
+    "a huge list": ("{% set x = [0] * 900000000 %}", "memory"),
+    "a huge output": ("{% for i in range(90000) %}{{ 'x' * 1000 }}{% endfor %}", "more than 16 MB"),
+    "a huge range": ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+    "a dunder": ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    "a dunder by filter": ("{{ (''|attr('__class__')).mro() }}", "failed"),
+    "a dunder by format": ("{{ '{0.__class__.__mro__}'.format('') }}", "unsafe"),
+    "a function's globals": ("{{ raise_exception.__globals__.os }}", "unsafe"),
+    "a namespace's dunder": ("{% set ns = namespace(__class__=1) %}", "namespace"),
+    "a namespace's dunder set": ("{% set ns = namespace() %}{% set ns.__init__ = 1 %}", "namespace"),
+    "changing the input": ("{{ messages.append(1) }}", "unsafe"),
+    "endless recursion": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+    "deep nesting": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "RecursionError"),
+    "an include": ("{% include '/etc/passwd' %}", "failed"),
+    "a syntax error": ("{% if %}", "not valid"),
+    "an undefined attribute": ("{{ nothing.at.all }}", "undefined"),
+    "a wrong type": ("{{ 'a' + 1 }}", "TypeError"),
+    "a refusal": ("{{ raise_exception('Only\nfor   cats') }}", "refused the messages: Only for cats$"),
+    "a long refusal": ("{{ raise_exception('x' * 100000) }}", "…"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_templates(name: str, renderer: TemplateRenderer):
+    template, message = HOSTILE[name]
+    renderer.render("warm", {})
+    with pytest.raises(TemplateError, match=message) as caught:
+        renderer.render(template, {"messages": [], "message_size": 1_000_000})
+    assert len(str(caught.value)) < 700
+    assert "/" not in str(caught.value) or name == "an include"
+    assert renderer.render("next {{ x }}", {"x": 1}) == "next 1"
+
+
+def test_ordinary_errors_keep_the_worker(renderer: TemplateRenderer):
+    renderer.render("", {})
+    pid = worker_pid(renderer)
+    for template in ("{% if %}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}"):
+        with pytest.raises(TemplateError):
+            renderer.render(template, {})
+    assert worker_pid(renderer) == pid
+
+
+def test_a_dead_worker_is_replaced_unnoticed(renderer: TemplateRenderer):
+    renderer.render("", {})
+    os.kill(worker_pid(renderer), signal.SIGKILL)
+    assert renderer.render("{{ 1 + 1 }}", {}) == "2"
+
+
+def test_large_texts_pass(renderer: TemplateRenderer):
+    text = "é" * 4_000_000
+    assert renderer.render("{{ text }}", {"text": text}) == text
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", object()], ids=["big", "surrogate", "object"])
+def test_variables_must_be_json_data(value: object, renderer: TemplateRenderer):
+    with pytest.raises(RequestError):
+        renderer.render("", {"x": value})
+
+
+def test_threads_and_loops_share_one_worker(renderer: TemplateRenderer):
+    results: list[str] = []
+
+    def work(number: int) -> None:
+        results.extend(renderer.render("{{ a }}-{{ b }}", {"a": number, "b": i}) for i in range(20))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(renderer.arender("{{ a }}-{{ b }}", {"a": 9, "b": i}) for i in range(20)))
+
+    assert asyncio.run(main()) == [f"9-{i}" for i in range(20)]
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(f"{a}-{b}" for a in range(4) for b in range(20))
+
+
+def test_closing_ends_the_process(renderer: TemplateRenderer):
+    renderer.render("", {})
+    pid = worker_pid(renderer)
+    renderer.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(TemplateError, match="closed"):
+        renderer.render("", {})
+    with pytest.raises(TemplateError, match="closed"):
+        asyncio.run(renderer.arender("", {}))
+
+
+def test_the_worker_sees_none_of_our_secrets(renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SIROCCO_API_KEY", "secret")
+    renderer.render("", {})
+    assert b"secret" not in Path(f"/proc/{worker_pid(renderer)}/environ").read_bytes()
+
+
+def test_the_worker_ends_with_its_parent():
+    parent = subprocess.Popen(
+        [sys.executable, "-P", "-c", _PARENT], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": _source()}
+    )
+    with parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # nothing tells of the end of a process that is not our child
+
+
+_PARENT = """
+import sys, time
+from sirocco.runtime.text.renderer import TemplateRenderer
+renderer = TemplateRenderer()
+renderer.render("", {})
+print(renderer._worker._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def _source() -> str:
+    import sirocco.runtime.text.renderer as module
+
+    return str(Path(module.__file__).parents[3])
+
+
+def test_rendering_needs_no_heavy_imports():
+    code = (
+        "import sys; import sirocco.runtime.text.chat, sirocco.runtime.text.tools, sirocco.runtime.text.detokenize;"
+        "print([m for m in ('torch', 'transformers', 'jinja2', 'numpy') if m in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": _source()}
+    assert subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True).stdout == "[]\n"
