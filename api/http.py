@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ class Exchange:
         self.interruption: Exception | None = None
         self.stream: EventStream | None = None
         self.request_id = ""
+        self.arrived = 0.0  # when the whole request was there, in seconds of `time.perf_counter()`
         self._receive = receive
         self.send = send
         self._task = asyncio.current_task()
@@ -82,6 +84,7 @@ class Exchange:
             if len(body) > limit:
                 raise _too_large(limit)
             if not message.get("more_body", False):
+                self.arrived = time.perf_counter()
                 return bytes(body)
 
     async def json(self, decoder: msgspec.json.Decoder[_T]) -> _T:

@@ -72,8 +72,9 @@ class Metrics:
             histogram = self.http_seconds[method, path] = Histogram(_HTTP_BOUNDS)
         histogram.observe(seconds)
 
-    def request(self) -> "RequestMeter":
-        return RequestMeter(self)
+    def request(self, start: float) -> "RequestMeter":
+        """A meter for a request that arrived at `start`, in `time.perf_counter()` seconds."""
+        return RequestMeter(self, start)
 
     def exposition(self) -> bytes:
         """Everything in the Prometheus text format."""
@@ -85,9 +86,9 @@ class RequestMeter:
 
     __slots__ = ("_last", "_metrics", "_start")
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, start: float) -> None:
         self._metrics = metrics
-        self._start = time.perf_counter()
+        self._start = start
         self._last: dict[int, float] = {}
 
     def observe(self, event: StreamEvent) -> None:

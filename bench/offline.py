@@ -27,9 +27,9 @@ COLUMNS = (
     ("prefill tok/s", "prefill_tps"),
     ("decode tok/s", "decode_tps"),
     ("TTFT ms p50", "ttft_ms.p50"),
-    ("p99", "ttft_ms.p99"),
+    ("TTFT ms p99", "ttft_ms.p99"),
     ("ITL ms p50", "itl_ms.p50"),
-    ("p99", "itl_ms.p99"),
+    ("ITL ms p99", "itl_ms.p99"),
     ("peak MiB", "peak_rss_mib"),
 )
 

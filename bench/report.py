@@ -14,6 +14,8 @@ from rich.table import Table
 
 from sirocco.runtime.errors import RequestError
 
+_FILE_WIDTH = 160  # columns, where there is no terminal to ask
+
 Row = Mapping[str, Any]
 Columns = Sequence[tuple[str, str]]  # heading, and the key or key.subkey of a row
 
@@ -21,7 +23,10 @@ Columns = Sequence[tuple[str, str]]  # heading, and the key or key.subkey of a r
 def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> None:
     """Show a table, on stderr when the JSON goes to stdout, and write the JSON where asked."""
     to_stdout = json_file == "-"
-    Console(stderr=to_stdout).print(table(rows, columns))
+    console = Console(stderr=to_stdout)
+    if not console.is_terminal:
+        console = Console(stderr=to_stdout, width=_FILE_WIDTH)
+    console.print(sheet(rows[0], columns) if len(rows) == 1 else table(rows, columns))
     if json_file is None:
         return
     text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
@@ -39,6 +44,16 @@ def table(rows: Sequence[Row], columns: Columns) -> Table:
         shown.add_column(heading, justify="right")
     for row in rows:
         shown.add_row(*(_cell(_look_up(row, key)) for _, key in columns))
+    return shown
+
+
+def sheet(row: Row, columns: Columns) -> Table:
+    """One line a figure, for a result that stands alone."""
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column()
+    shown.add_column(justify="right")
+    for heading, key in columns:
+        shown.add_row(heading, _cell(_look_up(row, key)))
     return shown
 
 

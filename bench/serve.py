@@ -20,22 +20,21 @@ from sirocco.bench.workload import DatasetLine, Prompt
 from sirocco.runtime.errors import EngineUnavailableError
 
 COLUMNS = (
-    ("done", "completed"),
+    ("requests done", "completed"),
     ("errors", "errors"),
-    ("conc.", "concurrency"),
-    ("req/s", "request_throughput"),
-    ("out tok/s", "output_tps"),
-    ("total tok/s", "total_tps"),
-    ("goodput req/s", "goodput"),
-    ("TTFT ms p50", "ttft_ms.p50"),
-    ("p99", "ttft_ms.p99"),
-    ("TPOT ms p50", "tpot_ms.p50"),
-    ("p99", "tpot_ms.p99"),
-    ("ITL ms p50", "itl_ms.p50"),
-    ("p99", "itl_ms.p99"),
-    ("E2EL ms p50", "e2el_ms.p50"),
-    ("p99", "e2el_ms.p99"),
-    ("client CPU", "client_cpu_share"),
+    ("concurrency", "concurrency"),
+    ("request rate asked", "request_rate"),
+    ("requests/s", "request_throughput"),
+    ("output tokens/s", "output_tps"),
+    ("total tokens/s", "total_tps"),
+    ("goodput requests/s", "goodput"),
+    *(
+        (f"{label} ms {figure}", f"{label.lower()}_ms.{figure}")
+        for label in ("TTFT", "TPOT", "ITL", "E2EL")
+        for figure in ("mean", "p50", "p99")
+    ),
+    ("client CPU s", "client_cpu_s"),
+    ("client CPU share", "client_cpu_share"),
 )
 
 _PROBE_WORDS = 32

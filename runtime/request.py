@@ -16,6 +16,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 MAX_CHOICES = 128  # of one request; each is a sequence of its own
 MAX_LOGPROBS = 20  # the OpenAI bound
 MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1024  # characters
 MAX_SEED = 2**63
 
 
@@ -102,6 +103,8 @@ def _check_stops(stops: Sequence[str]) -> None:
     for stop in stops:
         if not isinstance(stop, str) or not stop:
             raise RequestError("stop strings must be non-empty strings", "stop")
+        if len(stop) > MAX_STOP_LENGTH:
+            raise RequestError(f"a stop string may have {MAX_STOP_LENGTH} characters, got {len(stop)}", "stop")
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

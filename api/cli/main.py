@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import sirocco
 from sirocco.api.cli import bench, run, serve
 from sirocco.runtime.errors import SiroccoError
 
@@ -22,6 +23,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; the verbs import what they need when they run."""
     parser = _Parser(prog="sirocco", description="Run language models: a server, a terminal, benchmarks.")
+    parser.add_argument("--version", action="version", version=f"sirocco {sirocco.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (serve, run, bench):
         verb.add_parser(verbs)
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         parsed = build_parser().parse_args(arguments)
-        return int(parsed.run(parsed))
+        exit_code = int(parsed.run(parsed))
+        sys.stdout.flush()  # a reader that has gone is noticed here rather than at exit
+        return exit_code
     except SiroccoError as error:
         _complain(str(error))
         return 2

@@ -52,9 +52,8 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
             writer = _ChunkWriter(model, include_usage, service.engine.tokenizer, parser, only_first)
             await _stream(service, exchange, stream, writer)
         else:
-            meter = service.metrics.request()
             result = await stream.result()
-            meter.finish(result.choices)
+            service.metrics.request(exchange.arrived).finish(result.choices)
             completion = ChatCompletion(
                 id=new_id("chatcmpl-"),
                 created=int(time.time()),
@@ -145,7 +144,7 @@ def _choice(choice: Choice, names: TokenNames, parser: Callable[[], ToolParser] 
 
 
 async def _stream(service: Service, exchange: Exchange, stream: "RequestStream", writer: "_ChunkWriter") -> None:
-    meter = service.metrics.request()
+    meter = service.metrics.request(exchange.arrived)
     async with EventStream(exchange) as out:
         async for event in stream:
             meter.observe(event)

@@ -36,12 +36,13 @@ async def completions(service: Service, exchange: Exchange) -> None:
         streams = [await stack.enter_async_context(await service.submit(prompt, params)) for prompt in prompts]
         echoes = [_echo(service, prompt) if request.echo else "" for prompt in prompts]
         if request.stream:
-            await _stream(service, exchange, request, streams, echoes, answer, params.n)
+            include_usage = request.stream_options is not None and request.stream_options.include_usage is True
+            writer = _ChunkWriter(answer, echoes, params.n, service.engine.tokenizer, include_usage)
+            await _stream(service, exchange, streams, writer)
             return
-        meter = service.metrics.request()
         results = await asyncio.gather(*(stream.result() for stream in streams))
         for i, (result, echo) in enumerate(zip(results, echoes, strict=True)):
-            meter.finish(result.choices)
+            service.metrics.request(exchange.arrived).finish(result.choices)
             answer.choices += [
                 _choice(choice, i * params.n, echo, result, service.engine.tokenizer) for choice in result.choices
             ]
@@ -95,49 +96,63 @@ def _choice(choice: Choice, base: int, echo: str, result: Result, names: TokenNa
 
 
 async def _stream(
-    service: Service,
-    exchange: Exchange,
-    request: CompletionRequest,
-    streams: Sequence["RequestStream"],
-    echoes: list[str],
-    answer: Completion,
-    n: int,
+    service: Service, exchange: Exchange, streams: Sequence["RequestStream"], writer: "_ChunkWriter"
 ) -> None:
-    include_usage = request.stream_options is not None and request.stream_options.include_usage is True
-    if include_usage:
-        answer.usage = None
-    meters = [service.metrics.request() for _ in streams]
-    legacy: dict[int, LegacyLogprobs] = {}
-    begun: set[int] = set()
-    prompt: CompletionLogprobs | None = None  # of an echo, until its first chunk
-    usages: list[Usage] = []
+    meters = [service.metrics.request(exchange.arrived) for _ in streams]
     async with EventStream(exchange) as out:
         async for i, event in _merge(streams):
             meters[i].observe(event)
-            index = i * n + event.index
-            text = event.text
-            if index not in begun:
-                begun.add(index)
-                legacy[index] = LegacyLogprobs(service.engine.tokenizer)
-                text = echoes[i] + text
-                echoed = streams[i].prompt_logprobs
-                if echoed is None:
-                    legacy[index].skip(echoes[i])
-                else:
-                    prompt = legacy[index].add_prompt(streams[i].prompt_token_ids, echoed)
-            logprobs = legacy[index].add(event.logprobs) if event.logprobs else None
-            if prompt is not None:
-                logprobs, prompt = prompt if logprobs is None else join(prompt, logprobs), None
-            if text or logprobs is not None or event.finish_reason is not None:
-                answer.choices = [CompletionChoice(index, text, logprobs, event.finish_reason)]
-                await out.send(answer)
-            if event.usage is not None:
-                usages.append(event.usage)
-        if include_usage:
-            answer.choices = []
-            answer.usage = usage_body(usages)
-            await out.send(answer)
+            chunk = writer.chunk(i, streams[i], event)
+            if chunk is not None:
+                await out.send(chunk)
+        if writer.include_usage:
+            await out.send(writer.usage_chunk())
         await out.close()
+
+
+class _ChunkWriter:
+    """Makes the chunks of one streamed answer: choice `j` of prompt `i` has index `i * n + j`."""
+
+    def __init__(
+        self, answer: Completion, echoes: Sequence[str], n: int, names: TokenNames, include_usage: bool
+    ) -> None:
+        self.include_usage = include_usage
+        self._answer = answer  # one struct for all chunks: it is encoded at once
+        self._echoes = echoes
+        self._n = n
+        self._names = names
+        self._legacy: dict[int, LegacyLogprobs] = {}  # of the choices that have begun
+        self._usages: list[Usage] = []
+        if include_usage:
+            answer.usage = None
+
+    def chunk(self, i: int, stream: "RequestStream", event: StreamEvent) -> Completion | None:
+        """The chunk for an event of prompt `i`, or None when it brings nothing to show."""
+        index = i * self._n + event.index
+        text, logprobs = event.text, None
+        legacy = self._legacy.get(index)
+        if legacy is None:
+            legacy = self._legacy[index] = LegacyLogprobs(self._names)
+            text = self._echoes[i] + text
+            if stream.prompt_logprobs is None:
+                legacy.skip(self._echoes[i])
+            else:
+                logprobs = legacy.add_prompt(stream.prompt_token_ids, stream.prompt_logprobs)
+        if event.logprobs:
+            added = legacy.add(event.logprobs)
+            logprobs = added if logprobs is None else join(logprobs, added)
+        if event.usage is not None:
+            self._usages.append(event.usage)
+        if not text and logprobs is None and event.finish_reason is None:
+            return None
+        self._answer.choices = [CompletionChoice(index, text, logprobs, event.finish_reason)]
+        return self._answer
+
+    def usage_chunk(self) -> Completion:
+        """The last chunk: usage of all prompts and no choices."""
+        self._answer.choices = []
+        self._answer.usage = usage_body(self._usages)
+        return self._answer
 
 
 async def _merge(streams: Sequence["RequestStream"]) -> AsyncIterator[tuple[int, StreamEvent]]:

@@ -6,11 +6,13 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sirocco.runtime.demo.compute import OPERATIONS, PYTHON_NAMES, compute, python_tool, tool_of
+from sirocco.runtime.demo.compute import PYTHON_NAMES, compute, python_tool, tool_of
 from sirocco.runtime.demo.documents import fields_as_json, read, repeat
 from sirocco.runtime.demo.exchange import Conversation, Exchange
-from sirocco.runtime.demo.generic import VERBS, Composer, sibling, several, single
-from sirocco.runtime.demo.natural import FAMILIES, HELD_OUT_FAMILIES, declare, everyday, everyday_followed, everyday_twice
+from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
+from sirocco.runtime.demo.generic import VERBS, Composer, several, sibling, single
+from sirocco.runtime.demo.natural import declare, everyday, everyday_followed, everyday_twice
+from sirocco.runtime.demo.operations import OPERATIONS
 from sirocco.runtime.demo.tools import Tool
 from sirocco.runtime.demo.values import Split, Values
 from sirocco.runtime.demo.world import NO_TOOL, decline, fact, talk
@@ -18,18 +20,20 @@ from sirocco.runtime.demo.world import NO_TOOL, decline, fact, talk
 __all__ = ["MANNERS", "MIXTURE", "conversation", "distractors"]
 
 SYSTEMS = (
-    "You are a helpful assistant.", "You are a helpful assistant.", "You are a concise assistant.", "You are an assistant that uses tools.", "Answer the user.",
-    "You are a friendly bot.", "Be brief.", "You are an expert. Use the functions when needed.", "You are Sirocco.", "Help the user with their task.",
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are a concise assistant.",
+    "You are an assistant that uses tools.", "Answer the user.",
+    "You are a friendly bot.", "Be brief.", "You are an expert. Use the functions when needed.", "You are Sirocco.",
+    "Help the user with their task.",
 )  # fmt: skip
 Maker = Callable[[Values, Split], Exchange | list[Exchange]]
 MIXTURE: dict[str, tuple[float, Maker]] = {
-    "generic": (0.26, single),
+    "generic": (0.25, single),
     "everyday": (0.16, everyday),
     "parallel": (0.07, several),
     "parallel everyday": (0.05, everyday_twice),
     "follow-up": (0.02, everyday_followed),
     "compute": (0.16, lambda values, _: compute(values)),
-    "fact": (0.09, lambda values, _: fact(values)),
+    "fact": (0.14, lambda values, _: fact(values)),
     "talk": (0.06, lambda values, _: talk(values)),
     "decline": (0.03, lambda values, _: decline(values)),
     "no tool": (0.04, lambda values, schemas: untooled(values, schemas)),
@@ -39,7 +43,15 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
 }
 
 
-PIRATE = (("I am", "I be"), (" is ", " be "), (" are ", " be "), ("You", "Ye"), (" you", " ye"), (" my ", " me "), ("Hello", "Ahoy"))
+PIRATE = (
+    ("I am", "I be"),
+    (" is ", " be "),
+    (" are ", " be "),
+    ("You", "Ye"),
+    (" you", " ye"),
+    (" my ", " me "),
+    ("Hello", "Ahoy"),
+)
 
 
 def pirate(exchange: Exchange) -> Exchange:
@@ -73,7 +85,10 @@ def words_of(tool: Tool) -> set[str]:
 def confusable(tool: Tool, others: Iterable[Tool]) -> bool:
     """Whether a request meant for one of `others` could as well mean `tool`."""
     words = words_of(tool)
-    return any((words - set(VERBS)) & words_of(other) or words <= words_of(other) or words_of(other) <= words for other in others)
+    return any(
+        (words - set(VERBS)) & words_of(other) or words <= words_of(other) or words_of(other) <= words
+        for other in others
+    )
 
 
 def candidate(values: Values, schemas: Split) -> Tool:
@@ -126,7 +141,7 @@ def conversation(
     values = Values(rng, values_split)
     names = kinds or tuple(MIXTURE)
     weights = [MIXTURE[name][0] for name in names]
-    count = turns or rng.choices((1, 2, 3, 4, 8), (0.74, 0.15, 0.06, 0.04, 0.01))[0]
+    count = turns or rng.choices((1, 2, 3, 4, 8), (0.78, 0.14, 0.05, 0.03, 0.0))[0]
     exchanges: list[Exchange] = []
     tools: dict[str, Tool] = {}
     absent: list[Tool] = []
@@ -152,5 +167,6 @@ def confusable_any(tools: Iterable[Tool], others: Iterable[Tool]) -> bool:
     python = any(tool.name in PYTHON_NAMES for tool in pool)
     computing = any(computes(tool) for tool in pool)
     return any(
-        confusable(tool, pool) or (python and computes(tool)) or (computing and tool.name in PYTHON_NAMES) for tool in tools
+        confusable(tool, pool) or (python and computes(tool)) or (computing and tool.name in PYTHON_NAMES)
+        for tool in tools
     )

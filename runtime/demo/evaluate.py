@@ -1,4 +1,7 @@
-"""Measure the demo model at temperature 0, without grammar or post-processing: `python -m sirocco.runtime.demo.evaluate MODEL_DIR`."""
+"""Measure the demo model at temperature 0, without grammar or post-processing.
+
+    python -m sirocco.runtime.demo.evaluate MODEL_DIR
+"""
 
 from __future__ import annotations
 
@@ -118,10 +121,20 @@ def cases(row: Row, count: int, seed: str, manner: str) -> list[Case]:
     return out
 
 
-def evaluate(tokenizer: Tokenizer, generate: Generate, *, count: int, seed: str, manner: str = "plain", rows: tuple[Row, ...] = ROWS) -> dict[str, Score]:
+def evaluate(
+    tokenizer: Tokenizer,
+    generate: Generate,
+    *,
+    count: int,
+    seed: str,
+    manner: str = "plain",
+    rows: tuple[Row, ...] = ROWS,
+) -> dict[str, Score]:
     """Scores by row; every prompt of a phase goes to `generate` in one list."""
     everything = [case for row in rows for case in cases(row, count, seed, manner)]
-    for case, text in zip(everything, answers(tokenizer, generate, [(c.messages, c.conversation) for c in everything]), strict=True):
+    for case, text in zip(
+        everything, answers(tokenizer, generate, [(c.messages, c.conversation) for c in everything]), strict=True
+    ):
         case.said = text
         case.calls = parse_calls(text, {tool.name for tool in case.conversation.tools})
         if not case.expected.calls:
@@ -131,12 +144,16 @@ def evaluate(tokenizer: Tokenizer, generate: Generate, *, count: int, seed: str,
         calls = case.calls or []
         case.messages.append({"role": "assistant", "content": None, "tool_calls": [call.message() for call in calls]})
         case.messages.extend({"role": "tool", "content": result} for result in case.expected.results)
-    for case, text in zip(second, answers(tokenizer, generate, [(c.messages, c.conversation) for c in second]), strict=True):
+    for case, text in zip(
+        second, answers(tokenizer, generate, [(c.messages, c.conversation) for c in second]), strict=True
+    ):
         case.answer = text
     return scored(everything)
 
 
-def answers(tokenizer: Tokenizer, generate: Generate, asked: list[tuple[list[dict[str, Any]], Conversation]]) -> list[str]:
+def answers(
+    tokenizer: Tokenizer, generate: Generate, asked: list[tuple[list[dict[str, Any]], Conversation]]
+) -> list[str]:
     """The model's next turn for each list of messages."""
     prompts = [tokenizer.encode(prompt(m, c.declarations()), add_special_tokens=False).ids for m, c in asked]
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in generate(prompts)]
@@ -158,7 +175,10 @@ def scored(everything: list[Case]) -> dict[str, Score]:
         score.right_answers += right
         if not (good and right):
             wanted = "; ".join(f"{c.name} {c.arguments}" for c in case.expected.calls)
-            score.failures.append(f"{case.expected.request!r}\n  wanted {wanted} {case.expected.answer!r}\n  said   {case.said!r} {case.answer!r}")
+            score.failures.append(
+                f"{case.expected.request!r}\n  wanted {wanted} {case.expected.answer!r}\n"
+                f"  said   {case.said!r} {case.answer!r}"
+            )
     return scores
 
 
@@ -167,7 +187,8 @@ def transformers_generate(folder: Path, adapter: Path | None = None) -> Generate
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.train(False)
     if adapter is not None:
         merge_adapter(model, adapter)
     pad, stop = model.config.pad_token_id, model.config.eos_token_id
@@ -180,7 +201,9 @@ def transformers_generate(folder: Path, adapter: Path | None = None) -> Generate
             width = max(len(prompts[i]) for i in group)
             ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in group])
             mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in group])
-            made = model.generate(ids, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)[:, width:].tolist()
+            made = model.generate(ids, attention_mask=mask, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)[
+                :, width:
+            ].tolist()
             for i, tokens in zip(group, made, strict=True):
                 out[i] = tokens[: tokens.index(stop)] if stop in tokens else tokens
         return out

@@ -1,4 +1,7 @@
-"""Write trained networks as folders that Hugging Face's libraries read: `python -m sirocco.runtime.demo.export --work DIR`."""
+"""Write trained networks as folders that Hugging Face's libraries read.
+
+    python -m sirocco.runtime.demo.export --work DIR
+"""
 
 from __future__ import annotations
 
@@ -85,8 +88,8 @@ def export_model(network: Network, tokenizer: Path, out: Path) -> None:
     """A folder with config, weights, tokenizer and chat template."""
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = Tokenizer.from_file(str(tokenizer))
-    pad, start, eos = (vocabulary.token_to_id(token) for token in SPECIAL)
-    assert start is not None
+    pad, _, eos = (SPECIAL.index(token) for token in SPECIAL)
+    assert [vocabulary.token_to_id(token) for token in SPECIAL] == [0, 1, 2]
     save_file(model_tensors(network), out / "model.safetensors", metadata={"format": "pt"})
     write_json(out / "config.json", network.shape.hf_config(eos=eos, pad=pad))
     generation = {"do_sample": False, "eos_token_id": [eos, pad], "pad_token_id": pad, "max_new_tokens": 512}
@@ -127,7 +130,9 @@ def main() -> None:
     """Export whatever has been trained."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="the trainer's folder")
-    parser.add_argument("--out", type=Path, default=TEMPLATE.parent.parent, help="folder to write demo, demo-draft and demo-lora into")
+    parser.add_argument(
+        "--out", type=Path, default=TEMPLATE.parent.parent, help="folder to write demo, demo-draft and demo-lora into"
+    )
     options = parser.parse_args()
     tokenizer = options.work / "tokenizer.json"
     for name, folder in (("base", "demo"), ("draft", "demo-draft")):

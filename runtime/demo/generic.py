@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool
-from sirocco.runtime.demo.values import Split, Value, Values
+from sirocco.runtime.demo.values import Split, Value, Values, words
 
-__all__ = ["Request", "polite", "sibling", "several", "single"]
+__all__ = ["Request", "polite", "several", "sibling", "single"]
 
 VERBS: dict[str, tuple[str, ...]] = {
     "get": ("get", "show me", "fetch", "give me", "look up", "tell me"),
@@ -55,28 +55,39 @@ HELD_OUT_VERBS: dict[str, tuple[str, ...]] = {
     "borrow": ("borrow", "borrow"),
     "inspect": ("inspect", "inspect"),
 }
-NOUNS = """weather order ticket invoice playlist recipe meeting event reminder alarm message email note task project user
-account profile payment flight hotel room table restaurant taxi train bus route map photo video song album movie book
-article report file folder document contract customer product price stock package shipment refund coupon subscription
-course lesson exam student teacher patient appointment doctor medicine workout meal budget expense salary loan tax
-currency temperature light lamp door window thermostat sensor camera robot printer device server backup password
-comment review rating survey poll vote team player match game score league garden plant animal pet car bike parking
-fuel charger battery contact calendar holiday gift card list item warehouse factory machine job candidate interview
-campaign advert newsletter page website domain branch commit issue release build test dataset table model image""".split()
-HELD_OUT_NOUNS = """yacht telescope orchestra passport museum vaccine elevator pizza haircut submarine drone fountain
-bakery tournament mortgage antenna library scooter wedding rental""".split()
-TEXT_PARAMETERS = """title label category topic subject theme genre artist author brand model color material style owner
-department group channel source target reason comment description keyword query text content note message tag
-destination origin address country region language currency_name status_text product customer username nickname item
-folder path mode_name device project team venue street platform version""".split()
-HELD_OUT_TEXT = """chef sponsor flavor captain breed instrument landmark dialect fabric pilot""".split()
-NUMBER_PARAMETERS = """count limit amount quantity size width height weight depth speed volume brightness level priority
-score rating price budget age year page floor room seats guests nights minutes seconds hours days port radius
-temperature max_results duration distance percent discount offset length capacity""".split()
-HELD_OUT_NUMBER = """altitude voltage servings laps candles passengers dosage humidity""".split()
-BOOLEAN_PARAMETERS = """urgent public private recursive verbose express gift_wrap notify repeat vegetarian insured
-refundable encrypted compressed anonymous""".split()
-HELD_OUT_BOOLEAN = """waterproof organic overnight signed""".split()
+NOUNS = words("""
+weather order ticket invoice playlist recipe meeting event reminder alarm message email note task project user
+account profile payment flight hotel room table restaurant taxi train bus route map photo video song album movie
+book article report file folder document contract customer product price stock package shipment refund coupon
+subscription course lesson exam student teacher patient appointment doctor medicine workout meal budget expense
+salary loan tax currency temperature light lamp door window thermostat sensor camera robot printer device server
+backup password comment review rating survey poll vote team player match game score league garden plant animal
+pet car bike parking fuel charger battery contact calendar holiday gift card list item warehouse factory machine
+job candidate interview campaign advert newsletter page website domain branch commit issue release build test
+dataset table model image
+""")
+HELD_OUT_NOUNS = words("""
+yacht telescope orchestra passport museum vaccine elevator pizza haircut submarine drone fountain bakery
+tournament mortgage antenna library scooter wedding rental
+""")
+TEXT_PARAMETERS = words("""
+title label category topic subject theme genre artist author brand model color material style owner department
+group channel source target reason comment description keyword query text content note message tag destination
+origin address country region language currency_name status_text product customer username nickname item folder
+path mode_name device project team venue street platform version
+""")
+HELD_OUT_TEXT = words("chef sponsor flavor captain breed instrument landmark dialect fabric pilot")
+NUMBER_PARAMETERS = words("""
+count limit amount quantity size width height weight depth speed volume brightness level priority score rating
+price budget age year page floor room seats guests nights minutes seconds hours days port radius temperature
+max_results duration distance percent discount offset length capacity
+""")
+HELD_OUT_NUMBER = words("altitude voltage servings laps candles passengers dosage humidity")
+BOOLEAN_PARAMETERS = words("""
+urgent public private recursive verbose express gift_wrap notify repeat vegetarian insured refundable encrypted
+compressed anonymous
+""")
+HELD_OUT_BOOLEAN = ["waterproof", "organic", "overnight", "signed"]
 ENUM_PARAMETERS: dict[str, tuple[str, ...]] = {
     "unit": ("celsius", "fahrenheit", "kelvin"),
     "units": ("metric", "imperial"),
@@ -120,18 +131,23 @@ NATURAL = (
     Natural(("id", "code", "reference"), ("with id {}", "number {}", "{}", "with the reference {}"), Values.code),
     Natural(("file", "filename", "file_name"), ("from {}", "in the file {}", "called {}", "to {}"), Values.file),
     Natural(("query", "keyword", "topic"), ("about {}", "on {}", "matching {}", "for {}"), Values.words_phrase),
-    Natural(("text", "message", "content"), ("saying '{}'", "with the text '{}'", ": {}", 'that says "{}"'), Values.words_phrase),
-    Natural(("limit", "max_results", "count"), ("with at most {} results", "limited to {}", "max {}", "with up to {} results"),
+    Natural(("text", "message", "content"), ("saying '{}'", "with the text '{}'", ": {}", 'that says "{}"'),
+        Values.words_phrase),
+    Natural(("limit", "max_results", "count"), ("with at most {} results", "limited to {}", "max {}",
+        "with up to {} results"),
             lambda v: v.integer(1, 99), "integer"),
-    Natural(("price", "amount", "budget"), ("for {} dollars", "at a price of {}", "of {}", "costing {} dollars"), Values.number, "number"),
+    Natural(("price", "amount", "budget"), ("for {} dollars", "at a price of {}", "of {}", "costing {} dollars"),
+        Values.number, "number"),
     Natural(("minutes", "duration"), ("for {} minutes", "lasting {} minutes", "of {} minutes", "{} minutes long"),
             lambda v: v.integer(1, 240), "integer"),
     Natural(("people", "guests", "seats"), ("for {} people", "for a group of {}", "for {}", "with {} guests"),
             lambda v: v.integer(1, 40), "integer"),
 )  # fmt: skip
 MARKED = (
-    "with {p} {v}", "with {p} {v}", "with {p} {v}", "with the {p} {v}", "{p} {v}", "using {v} as the {p}", "with {v} as {p}",
-    "where the {p} is {v}", "{p} = {v}", "whose {p} is {v}", "and set the {p} to {v}", "with {p}: {v}", "where {p} is {v}",
+    "with {p} {v}", "with {p} {v}", "with {p} {v}", "with the {p} {v}", "{p} {v}", "using {v} as the {p}",
+    "with {v} as {p}",
+    "where the {p} is {v}", "{p} = {v}", "whose {p} is {v}", "and set the {p} to {v}", "with {p}: {v}",
+    "where {p} is {v}",
     "with {p} set to {v}", "{p}: {v}",
 )  # fmt: skip
 FRAMES = (
@@ -140,11 +156,24 @@ FRAMES = (
 )  # fmt: skip
 PREFIXES = (
     "", "Please ", "Can you ", "Could you go ahead and ", "Could you ", "I need you to ", "I want you to ", "Hey, ",
-    "Would you mind trying to ", "Would you ", "Now ", "I would like you to ", "Hi, can you ", "My request: ", "Go and ",
+    "Would you mind trying to ", "Would you ", "Now ", "I would like you to ", "Hi, can you ", "My request: ",
+    "Go and ",
     "You should ", "Let's ", "Kindly ", "It is time to ", "Can you please ",
 )  # fmt: skip
-SUFFIXES = ("", ".", "?", ", if you can.", " please", " for me", ", thanks", ", please.", " now, would you?", " right away")
-DESCRIPTIONS = ("{verb} a {noun}", "{verb} the {noun}", "{verb} {noun} data", "{verb} one {noun}", "{verb} a {noun} by its details",
+SUFFIXES = (
+    "",
+    ".",
+    "?",
+    ", if you can.",
+    " please",
+    " for me",
+    ", thanks",
+    ", please.",
+    " now, would you?",
+    " right away",
+)
+DESCRIPTIONS = ("{verb} a {noun}", "{verb} the {noun}", "{verb} {noun} data", "{verb} one {noun}",
+"{verb} a {noun} by its details",
                 "Use this to {lower} a {noun}", "")  # fmt: skip
 ARTICLES = ("a", "the", "a", "the", "my", "this", "")
 NONSENSE = ("run", "call", "use", "execute", "do", "invoke", "try", "perform")
@@ -170,7 +199,9 @@ def spelled(value: Value, rng: random.Random) -> str:
     """A value as a user writes it; strings are sometimes quoted."""
     if isinstance(value, list):
         parts = [str(item) for item in value]
-        return ", ".join(parts) if rng.random() < 0.5 or len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+        return (
+            ", ".join(parts) if rng.random() < 0.5 or len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+        )
     text = str(value)
     if isinstance(value, str) and rng.random() < 0.15:
         return f'"{text}"' if rng.random() < 0.6 else f"'{text}'"
@@ -182,7 +213,9 @@ def cased(name: str, rng: random.Random, style: int) -> str:
     if style < 8:
         return name
     head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest) if style == 8 else name.replace("_", rng.choice((".", "-")))
+    return (
+        head + "".join(part.capitalize() for part in rest) if style == 8 else name.replace("_", rng.choice((".", "-")))
+    )
 
 
 def pick(rng: random.Random, split: Split, known: list[str], held_out: list[str]) -> str:
@@ -215,7 +248,9 @@ class Composer:
             value = values.text()
             return Parameter(name, "string"), value, self.marked(name, spelled(value, rng))
         if draw < 0.8:
-            name = values.pseudo() if rng.random() < 0.15 else pick(rng, self.schemas, NUMBER_PARAMETERS, HELD_OUT_NUMBER)
+            name = (
+                values.pseudo() if rng.random() < 0.15 else pick(rng, self.schemas, NUMBER_PARAMETERS, HELD_OUT_NUMBER)
+            )
             whole = rng.random() < 0.6
             value = values.integer() if whole else values.number()
             return Parameter(name, "integer" if whole else "number"), value, self.marked(name, str(value))
@@ -233,7 +268,9 @@ class Composer:
             name = pick(rng, self.schemas, BOOLEAN_PARAMETERS, HELD_OUT_BOOLEAN)
             value = rng.random() < 0.5
             spoken = name.replace("_", " ")
-            options = ("with {} on", "with {} true", "make it {}") if value else ("with {} off", "with {} false", "not {}")
+            options = (
+                ("with {} on", "with {} true", "make it {}") if value else ("with {} off", "with {} false", "not {}")
+            )
             return Parameter(name, "boolean"), value, rng.choice(options).format(spoken)
         name = pick(rng, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT) + "s"
         numbers = rng.random() < 0.4
@@ -242,7 +279,11 @@ class Composer:
             if numbers
             else [values.word() for _ in range(rng.randint(2, 4))]
         )
-        return Parameter(name, "array", items="integer" if numbers else "string"), many, self.marked(name, spelled(many, rng))
+        return (
+            Parameter(name, "array", items="integer" if numbers else "string"),
+            many,
+            self.marked(name, spelled(many, rng)),
+        )
 
     def marked(self, name: str, said: str) -> str:
         """A fragment that names the parameter."""
@@ -253,7 +294,7 @@ class Composer:
         """A function of up to `most` parameters, and a clause and call for it."""
         rng = self.rng
         name, description, clause = self.subject()
-        count = rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3, 4)) if most > 1 else 1
+        count = rng.choice((0, 1, 1, 1, 1, 2, 2, 2, 3, 3)) if most > 1 else 1
         style = rng.randrange(10)
         parameters: list[Parameter] = []
         arguments: dict[str, Value] = {}
@@ -300,7 +341,7 @@ class Composer:
 
 
 def sibling(name: str, values: Values) -> Tool | None:
-    """A function for the same noun as `name` whose verb no request for `name` uses; None where name is not verb_noun."""
+    """A function for the same noun as `name` whose verb no request for `name` uses, if name is verb_noun."""
     rng = values.rng
     known = VERBS | HELD_OUT_VERBS
     verb, _, noun = name.partition("_")

@@ -101,7 +101,9 @@ class Projection(nn.Module):
         y = F.linear(x, self.weight.to(x.dtype))
         if self.lora_a is None or self.lora_b is None:
             return y
-        low = [F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) for a, b in zip(self.lora_a, self.lora_b, strict=True)]
+        low = [
+            F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) for a, b in zip(self.lora_a, self.lora_b, strict=True)
+        ]
         return y + self.scale * torch.cat(low, -1)
 
 

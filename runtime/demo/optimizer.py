@@ -14,24 +14,27 @@ __all__ = ["Muon", "orthogonalize"]
 
 
 def orthogonalize(batch: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices of batch [N, R, C] with R ≤ C, roughly: five quintic Newton–Schulz steps in bfloat16."""
+    """Roughly the nearest semi-orthogonal matrices of batch [N, R, C], R ≤ C: five Newton–Schulz steps in bfloat16."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = batch.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.float()
+    wide: Tensor = x.float()
+    return wide
 
 
 class Muon(Optimizer):
     """Momentum whose matrix updates are orthogonalised (Jordan et al., 2024).
 
-    A parameter may be a stack of matrices over one input; its group's `slices` gives the row counts, each orthogonalised
-    on its own. Equal shapes go through one batched product.
+    A parameter may be a stack of matrices over one input; its group's `slices` gives their row counts, and each is
+    orthogonalised on its own. Equal shapes go through one batched product.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "slices": ()})
 
     @torch.no_grad()

@@ -42,7 +42,9 @@ def template() -> Any:
 
 def render(conversation: Conversation) -> list[tuple[str, bool]]:
     """A conversation as pieces of text, each with whether the model says it."""
-    marked = template().render(messages=conversation.messages(), tools=conversation.declarations(), add_generation_prompt=False)
+    marked = template().render(
+        messages=conversation.messages(), tools=conversation.declarations(), add_generation_prompt=False
+    )
     pieces: list[tuple[str, bool]] = []
     for part in marked.split(OPEN):
         said, closed, rest = part.partition(CLOSE)

@@ -6,23 +6,28 @@ import json
 from collections.abc import Callable
 
 from sirocco.runtime.demo.tools import dumps
-from sirocco.runtime.demo.values import Values
+from sirocco.runtime.demo.values import Values, words
 
 __all__ = ["invent", "report"]
 
-KEYS = """status id total count price temperature humidity distance duration rate score balance title author city country
-name date time level speed weight height size color owner state city_code order_id ticket_id message summary condition
-location address phone email stock quantity discount tax rating rank version language genre album year month day length
-width volume currency amount confirmation reference room seat gate platform delay arrival departure winner
-probability category topic label priority""".split()
-HELD_OUT_KEYS = """altitude depth pressure voltage mileage calories salary age brand carrier terminal queue_length
-zip_code color_code wind_speed last_seen battery_level""".split()
+KEYS = words("""
+status id total count price temperature humidity distance duration rate score balance title author city country
+name date time level speed weight height size color owner state city_code order_id ticket_id message summary
+condition location address phone email stock quantity discount tax rating rank version language genre album year
+month day length width volume currency amount confirmation reference room seat gate platform delay arrival
+departure winner probability category topic label priority
+""")
+HELD_OUT_KEYS = words("""
+altitude depth pressure voltage mileage calories salary age brand carrier terminal queue_length zip_code
+color_code wind_speed last_seen battery_level
+""")
 WRAPPERS = ("result", "output", "stdout", "value", "answer")
-STATES = "ok done success confirmed pending open closed active sent saved created deleted updated ready shipped".split()
-FAULTS = """not found|timeout|permission denied|invalid value|service unavailable|out of range|unknown name|no results|
-rate limit reached|connection lost|already exists|quota exceeded|file is empty|bad format|no such user|division by zero""".replace(
-    "\n", ""
-).split("|")
+STATES = words("""
+ok done success confirmed pending open closed active sent saved created deleted updated ready shipped
+""")
+FAULTS_TABLE = """not found|timeout|permission denied|invalid value|service unavailable|out of range|unknown name|no results|
+rate limit reached|connection lost|already exists|quota exceeded|file is empty|bad format|no such user|division by zero"""
+FAULTS = [fault.strip() for fault in FAULTS_TABLE.split("|")]
 
 
 def joined(parts: list[str]) -> str:

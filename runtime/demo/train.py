@@ -1,4 +1,7 @@
-"""Train the demo model, its draft or its adapter on generated text: `python -m sirocco.runtime.demo.train --work DIR`."""
+"""Train the demo model, its draft or its adapter on generated text.
+
+    python -m sirocco.runtime.demo.train [base|draft|lora] --work DIR [--resume]
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Plan:
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
     "base": Plan(BASE, steps=5000),
-    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=2, heads=2, kv_heads=1, hidden=256), steps=3000),
+    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=3000),
     "lora": Plan(BASE, steps=500, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
 }
 
@@ -51,14 +54,20 @@ def optimizers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the projections and Adam for the rest; Adam alone for an adapter."""
     if plan.lora is not None:
         trained = [p for p in network.parameters() if p.requires_grad]
-        return [torch.optim.AdamW([{"params": trained, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.99), weight_decay=0.0)]
+        return [
+            torch.optim.AdamW(
+                [{"params": trained, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.99), weight_decay=0.0
+            )
+        ]
     projections = [module for module in network.modules() if isinstance(module, Projection)]
     matrices = [{"params": [p.weight], "slices": p.outputs, "peak": plan.matrix_lr} for p in projections]
     held = {id(p.weight) for p in projections}
     rest = [p for p in network.parameters() if id(p) not in held]
     return [
         Muon(matrices, lr=plan.matrix_lr, weight_decay=plan.weight_decay),
-        torch.optim.AdamW([{"params": rest, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(
+            [{"params": rest, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.98), weight_decay=0.0
+        ),
     ]
 
 
@@ -162,7 +171,8 @@ class Trainer:
         before, since = self.seconds, self.tokens
         total, count = 0.0, 0
         pace, last = Pace(), began
-        for self.pool, step in batches(recipe, self.pool):
+        for pool, step in batches(recipe, self.pool):
+            self.pool = pool
             if self.step >= self.plan.steps:
                 break
             total, count = total + self.update(step), count + 1
@@ -174,7 +184,8 @@ class Trainer:
                 raise RuntimeError(f"the loss is not finite at step {self.step}")
             if count == 50:
                 rate = (self.tokens - since) / (now - began)
-                print(f"step {self.step} loss {total / count:.4f} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s {self.seconds / 60:.1f} min {pace.threads} threads", flush=True)
+                progress = f"step {self.step} loss {total / count:.4f} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s"
+                print(f"{progress} {self.seconds / 60:.1f} min {pace.threads} threads", flush=True)
                 total, count = 0.0, 0
             if now - saved > CHECKPOINT_SECONDS:
                 self.save()
@@ -185,7 +196,9 @@ class Trainer:
 def main() -> None:
     """Train one of the networks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="?", default="base", choices=PLANS, help="which network (default: base; lora needs base)")
+    parser.add_argument(
+        "name", nargs="?", default="base", choices=PLANS, help="which network (default: base; lora needs base)"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the tokenizer and the checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
     parser.add_argument("--steps", type=int, help="steps in all, instead of the plan's")

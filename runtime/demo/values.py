@@ -7,34 +7,50 @@ import zlib
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-__all__ = ["Split", "Value", "Values", "held_out", "phrasings"]
+__all__ = ["Split", "Value", "Values", "held_out", "phrasings", "words"]
 
 Split = Literal["train", "test"]
 Value = str | int | float | bool | list[str] | list[int]
 T = TypeVar("T")
 
-NAMES = """Anna Ben Carla David Elena Felix Greta Hugo Ines Jonas Karin Leo Maria Nils Olga Paul Quentin Rosa Simon Tara Uwe
-Vera Walter Xenia Yusuf Zoe Aisha Bruno Chen Dalia Emil Farah Goran Hana Igor Julia Kofi Lena Marco Nadia Omar Petra Ravi
-Sofia Tomas Uma Viktor Wanda Yara Zane Alice Bob Carol Dan Eve Frank Grace Henry Irene Jack Kate Liam Mia Noah Olivia Peter
-Ruth Sam Tina Victor Amir Bianca Cyrus Doris Edgar Fiona George Helga Ivan Jasmin""".split()
-CITIES = """Paris London Berlin Madrid Rome Vienna Oslo Lisbon Prague Dublin Athens Warsaw Cairo Tokyo Delhi Lima Quito Boston
-Chicago Denver Seattle Toronto Sydney Nairobi Lagos Dakar Tunis Seoul Hanoi Manila Zurich Geneva Basel Munich Hamburg Lyon
-Nice Turin Milan Naples Porto Seville Bilbao Ghent Bergen Malmo Turku Riga Vilnius Krakow Sofia Zagreb Split Izmir Ankara
-Haifa Muscat Doha Lahore Dhaka Kyoto Osaka Busan Perth Hobart Auckland Havana Bogota Santiago Austin Miami Dallas""".split()
-WORDS = """apple river stone window garden silver mountain paper candle bridge forest ocean rabbit guitar bottle pencil market
-castle island dragon flower button ladder mirror pocket rocket saddle temple violin wagon yellow zebra banana cherry lemon
-orange purple winter summer autumn spring engine battery camera hammer needle basket blanket carpet curtain drawer feather
-glacier harbor insect jacket kettle lantern magnet napkin orchid parrot quartz ribbon shadow thunder umbrella velvet walnut
-anchor beacon copper desert eagle falcon granite honey ivory jungle kitten lizard marble nectar otter pepper quiver raven
-salmon timber urchin valley willow amber breeze cactus daisy ember fossil ginger hazel iris jasper knight lotus meadow nickel
-onyx pebble quill robin sparrow tulip vessel whisper yogurt zipper bicycle computer keyboard elephant dolphin penguin
-sandwich chocolate strawberry hello world python music letter number planet science history teacher student doctor""".split()
-ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th".split()
-VOWELS = "a e i o u a e i o ai ea ou".split()
+
+def words(text: str) -> list[str]:
+    """The words of a table."""
+    return text.split()
+
+
+NAMES = words("""
+Anna Ben Carla David Elena Felix Greta Hugo Ines Jonas Karin Leo Maria Nils Olga Paul Quentin Rosa Simon Tara
+Uwe Vera Walter Xenia Yusuf Zoe Aisha Bruno Chen Dalia Emil Farah Goran Hana Igor Julia Kofi Lena Marco Nadia
+Omar Petra Ravi Sofia Tomas Uma Viktor Wanda Yara Zane Alice Bob Carol Dan Eve Frank Grace Henry Irene Jack Kate
+Liam Mia Noah Olivia Peter Ruth Sam Tina Victor Amir Bianca Cyrus Doris Edgar Fiona George Helga Ivan Jasmin
+""")
+CITIES = words("""
+Paris London Berlin Madrid Rome Vienna Oslo Lisbon Prague Dublin Athens Warsaw Cairo Tokyo Delhi Lima Quito
+Boston Chicago Denver Seattle Toronto Sydney Nairobi Lagos Dakar Tunis Seoul Hanoi Manila Zurich Geneva Basel
+Munich Hamburg Lyon Nice Turin Milan Naples Porto Seville Bilbao Ghent Bergen Malmo Turku Riga Vilnius Krakow
+Sofia Zagreb Split Izmir Ankara Haifa Muscat Doha Lahore Dhaka Kyoto Osaka Busan Perth Hobart Auckland Havana
+Bogota Santiago Austin Miami Dallas
+""")
+WORDS = words("""
+apple river stone window garden silver mountain paper candle bridge forest ocean rabbit guitar bottle pencil
+market castle island dragon flower button ladder mirror pocket rocket saddle temple violin wagon yellow zebra
+banana cherry lemon orange purple winter summer autumn spring engine battery camera hammer needle basket blanket
+carpet curtain drawer feather glacier harbor insect jacket kettle lantern magnet napkin orchid parrot quartz
+ribbon shadow thunder umbrella velvet walnut anchor beacon copper desert eagle falcon granite honey ivory jungle
+kitten lizard marble nectar otter pepper quiver raven salmon timber urchin valley willow amber breeze cactus
+daisy ember fossil ginger hazel iris jasper knight lotus meadow nickel onyx pebble quill robin sparrow tulip
+vessel whisper yogurt zipper bicycle computer keyboard elephant dolphin penguin sandwich chocolate strawberry
+hello world python music letter number planet science history teacher student doctor
+""")
+ONSETS = words("""
+b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th
+""")
+VOWELS = words("a e i o u a e i o ai ea ou")
 CODAS = ["", "", "", "n", "r", "l", "s", "t", "k", "m", "x", "nd", "rk"]
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow tonight".split()
-DOMAINS = "example.org mail.net post.com inbox.io".split()
-SUFFIXES = "txt pdf csv md png json".split()
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow tonight")
+DOMAINS = ["example.org", "mail.net", "post.com", "inbox.io"]
+SUFFIXES = words("txt pdf csv md png json")
 
 
 def held_out(value: object) -> bool:
@@ -69,7 +85,9 @@ class Values:
         """A pronounceable word that means nothing."""
         while True:
             parts = self.rng.choice((1, 2, 2, 2, 3))
-            word = "".join(self.rng.choice(ONSETS) + self.rng.choice(VOWELS) for _ in range(parts)) + self.rng.choice(CODAS)
+            word = "".join(self.rng.choice(ONSETS) + self.rng.choice(VOWELS) for _ in range(parts)) + self.rng.choice(
+                CODAS
+            )
             if len(word) > 2 and held_out(word) == (self.split == "test"):
                 return word
 
@@ -133,7 +151,7 @@ class Values:
         """A file name."""
         return f"{self.word()}.{self.rng.choice(SUFFIXES)}"
 
-    def words_phrase(self, low: int = 2, high: int = 4) -> str:
+    def words_phrase(self, low: int = 2, high: int = 3) -> str:
         """A few words in a row."""
         return " ".join(self.word() for _ in range(self.rng.randint(low, high)))
 

@@ -1,5 +1,7 @@
 """Models, readiness and metrics."""
 
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from sirocco.api.app import create_app
@@ -104,7 +106,7 @@ def test_histogram_buckets():
 
 def test_meter_counts_tokens_not_events():
     metrics = Metrics(lambda: "m", lambda: None)
-    meter = metrics.request()
+    meter = metrics.request(time.perf_counter())
     meter.observe(StreamEvent(0, "", []))
     assert sum(metrics.first_token.counts) == 0
     meter.observe(StreamEvent(0, "a", [1]))

@@ -48,6 +48,17 @@ def test_table():
     assert line.split() == ["x", "1,234.6", "-", "http_429", "3", "7", "-"]
 
 
+def test_one_row_is_a_sheet():
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(report.sheet(ROWS[0], COLUMNS))
+    assert [line.split()[:2] for line in capture.get().splitlines()][:3] == [
+        ["name", "x"],
+        ["p50", "1,234.6"],
+        ["p99", "-"],
+    ]
+
+
 def test_json_file_and_stdout(tmp_path, capfd):
     path = tmp_path / "out.json"
     report.check_writable(str(path))

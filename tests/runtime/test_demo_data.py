@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo import generic, natural, world
+from sirocco.runtime.demo import families, generic, lore
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
@@ -49,8 +49,8 @@ def test_values_of_the_two_splits_are_disjoint() -> None:
 
 
 def test_phrasings_of_the_two_splits_are_disjoint() -> None:
-    pools = [generic.PREFIXES, generic.MARKED, world.UNKNOWN, *(options for _, options, _ in world.TALK)]
-    pools += [family.frames for family in natural.FAMILIES] + [relation.questions for relation in world.RELATIONS]
+    pools = [generic.PREFIXES, generic.MARKED, lore.UNKNOWN, *(options for _, options, _ in lore.TALK)]
+    pools += [family.frames for family in families.FAMILIES] + [relation.questions for relation in lore.RELATIONS]
     for pool in pools:
         known, unseen = set(phrasings(pool, "train")), set(phrasings(pool, "test"))
         assert len(pool) >= 4
@@ -68,8 +68,8 @@ def test_held_out_schemas_are_not_in_training() -> None:
         (generic.ENUM_PARAMETERS, generic.HELD_OUT_ENUM),
     ):
         assert not set(pool) & set(other)
-    trained = {name for family in natural.FAMILIES for name in family.names.split("|")}
-    unseen = {name for family in natural.HELD_OUT_FAMILIES for name in family.names.split("|")}
+    trained = {name for family in families.FAMILIES for name in family.names.split("|")}
+    unseen = {name for family in families.HELD_OUT_FAMILIES for name in family.names.split("|")}
     assert not trained & unseen
     declared = {tool.name for talk in talks(400) for tool in talk.tools}
     assert not declared & unseen
@@ -134,7 +134,10 @@ def test_the_template_takes_every_form_of_content_and_arguments() -> None:
     ]
     assert len(set(texts)) == 1
     assert "Note it.<|im_end|>" in texts[0]
-    assert f'<tool_call>\n{{"name": "note", "arguments": {json.dumps(arguments, ensure_ascii=False)}}}\n</tool_call>' in texts[0]
+    assert (
+        f'<tool_call>\n{{"name": "note", "arguments": {json.dumps(arguments, ensure_ascii=False)}}}\n</tool_call>'
+        in texts[0]
+    )
     assert texts[0].endswith("<|im_start|>assistant\n")
 
 
@@ -146,10 +149,18 @@ def test_a_signature_is_short_and_falls_back_to_json() -> None:
         "deep": {"type": "object", "properties": {"x": {"type": "number"}}},
         "note": {"type": ["string", "null"]},
     }
-    function = {"name": "f", "description": "Does it\nslowly", "parameters": {"type": "object", "properties": properties, "required": ["city"]}}
-    text = prompt([{"role": "user", "content": "Hi"}], [{"type": "function", "function": function}, {"type": "function", "function": {"name": "g"}}])
+    function = {
+        "name": "f",
+        "description": "Does it\nslowly",
+        "parameters": {"type": "object", "properties": properties, "required": ["city"]},
+    }
+    text = prompt(
+        [{"role": "user", "content": "Hi"}],
+        [{"type": "function", "function": function}, {"type": "function", "function": {"name": "g"}}],
+    )
     deep = json.dumps(properties["deep"])
-    assert f'\nf(city: string, unit?: "c"|"f", days?: integer[], deep?: {deep}, note?: string|null) - Does it\ng()<|im_end|>' in text
+    signature = f'f(city: string, unit?: "c"|"f", days?: integer[], deep?: {deep}, note?: string|null)'
+    assert f"\n{signature} - Does it\ng()<|im_end|>" in text
 
 
 def test_calls_that_are_not_well_formed_are_not_calls() -> None:

@@ -1,0 +1,189 @@
+"""Text in, text out: stop strings, choices, limits, cancelling, pausing, on a tiny model in this process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sirocco import AsyncEngine, ContextLengthError, Engine, OverloadedError, RequestError, SamplingParams
+from sirocco.runtime.errors import EngineUnavailableError, RequestCancelledError
+from sirocco.runtime.stream import MAX_UNREAD_TOKENS
+
+GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model):
+    with Engine(str(tiny_model), max_num_seqs=8, max_waiting=4) as engine:
+        yield engine
+
+
+def on_loop(engine: Engine, body: Callable[[AsyncEngine], Awaitable[None]]) -> None:
+    """Run a coroutine on the engine's own event loop."""
+    asyncio.run_coroutine_threadsafe(body(engine.asynchronous), engine._loop).result(30)
+
+
+def test_one_prompt_in_one_result_out_a_list_in_a_list_out(engine):
+    one = engine.generate("the wind", GREEDY)
+    many = engine.generate(["the wind", engine.asynchronous.tokenizer.encode("the wind")], GREEDY)
+    assert [result.token_ids for result in many] == [one.token_ids] * 2
+    assert one.finish_reason == "length" and len(one.token_ids) == 24
+    assert one.usage.prompt_tokens == len(one.prompt_token_ids)
+    assert one.text == engine.asynchronous.tokenizer.decode(one.prompt_token_ids + one.token_ids)[len("the wind") :]
+
+
+def test_more_prompts_than_fit_the_queue(engine):
+    results = engine.generate([[5, number % 200 + 3] for number in range(60)], SamplingParams(max_tokens=2))
+    assert len(results) == 60
+
+
+def test_stream_joins_to_the_result_and_ends_with_usage(engine):
+    result = engine.generate("rain", GREEDY)
+    events = list(engine.stream("rain", GREEDY))
+    assert "".join(event.text for event in events) == result.text
+    assert sum((event.token_ids for event in events), []) == result.token_ids
+    assert events[-1].finish_reason == "length" and events[-1].usage.completion_tokens == 24
+    assert all(event.usage is None for event in events[:-1])
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(engine):
+    whole = engine.generate("sand", GREEDY).text
+    stop = whole[3:7]
+    result = engine.generate("sand", SamplingParams(max_tokens=24, temperature=0, ignore_eos=True, stop=stop))
+    assert result.text == whole[: whole.index(stop)]
+    assert result.finish_reason == "stop"
+    assert result.usage.completion_tokens == len(result.token_ids) < 24
+
+
+def test_choices_differ_and_repeat_with_a_seed(engine):
+    params = SamplingParams(max_tokens=8, temperature=1.0, n=3, seed=5, ignore_eos=True)
+    first, again = engine.generate("warm", params), engine.generate("warm", params)
+    assert [choice.token_ids for choice in first.choices] == [choice.token_ids for choice in again.choices]
+    assert len({tuple(choice.token_ids) for choice in first.choices}) == 3
+    second = SamplingParams(max_tokens=8, temperature=1.0, seed=6, ignore_eos=True)
+    assert engine.generate("warm", second).token_ids == first.choices[1].token_ids, "choice i samples with seed + i"
+
+
+def test_logprobs_one_entry_a_token(engine):
+    result = engine.generate("south", SamplingParams(max_tokens=5, temperature=0, logprobs=3, prompt_logprobs=1))
+    assert [entry.token_id for entry in result.logprobs] == result.token_ids
+    for entry in result.logprobs:
+        assert entry.logprob == max(entry.top.values()) and len(entry.top) == 3
+    assert result.prompt_logprobs[0] is None and len(result.prompt_logprobs) == result.usage.prompt_tokens
+
+
+def test_chat_renders_the_template(engine):
+    result = engine.chat([{"role": "user", "content": "Hi"}], SamplingParams(max_tokens=3))
+    text = engine.asynchronous.tokenizer.decode(result.prompt_token_ids, skip_special_tokens=False)
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    "prompt, params, error, said",
+    [
+        ("", {}, RequestError, "empty"),
+        ([], {}, RequestError, "empty"),
+        ([3, -1], {}, RequestError, "-1"),
+        ([3, 10**6], {}, RequestError, "vocabulary"),
+        ([3] * 4000, {}, ContextLengthError, "4000 tokens"),
+        ("a", {"logit_bias": {10**6: 1.0}}, RequestError, "vocabulary"),
+        ("\ud800", {}, RequestError, "surrogate|Unicode"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(engine, prompt, params, error, said):
+    with pytest.raises(error, match=said):
+        next(engine.stream(prompt, SamplingParams(**params)))
+    assert engine.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n": 1_000_000},
+        {"n": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"max_tokens": 0},
+        {"max_tokens": 2**40},
+        {"seed": 2**64},
+        {"logprobs": 21},
+        {"stop": ["x"] * 100},
+        {"stop": ""},
+        {"stop": "x" * 10_000},
+        {"repetition_penalty": 0.0},
+        {"logit_bias": {3: float("nan")}},
+        {"top_k": 1.5},
+    ],
+)
+def test_sampling_values_out_of_range_are_refused(params):
+    with pytest.raises(RequestError) as raised:
+        SamplingParams(**params)
+    assert raised.value.param in params
+
+
+def test_truncate_prompt_keeps_the_end(engine):
+    prompt = [3 + number % 200 for number in range(4000)]
+    result = engine.generate(prompt, SamplingParams(max_tokens=10, truncate_prompt=True, ignore_eos=True))
+    assert result.prompt_token_ids == prompt[-2038:]
+    assert len(result.token_ids) == 10
+
+
+def test_closing_an_iterator_cancels(engine):
+    events = engine.stream("the", SamplingParams(max_tokens=2000, ignore_eos=True))
+    next(events)
+    events.close()
+
+    async def nothing_left(inner: AsyncEngine) -> None:
+        assert inner.client.num_open == 0
+        result = await inner.generate("the", SamplingParams(max_tokens=1))
+        assert result.token_ids
+        while inner.client.stats.running:
+            await inner.generate("the", SamplingParams(max_tokens=1))
+        assert inner.client.stats.blocks_used == 0
+
+    on_loop(engine, nothing_left)
+
+
+def test_an_unread_stream_is_paused_and_goes_on_when_read(engine):
+    async def body(inner: AsyncEngine) -> None:
+        params = SamplingParams(max_tokens=1500, temperature=0, ignore_eos=True)
+        unread = inner.submit("the wind", params)
+        while not unread._paused:
+            await asyncio.sleep(0.001)
+        generated = inner.client.stats.generated_tokens
+        for _ in range(3):  # others go on meanwhile
+            await inner.generate("rain", SamplingParams(max_tokens=4, ignore_eos=True))
+        assert unread._num_unread < MAX_UNREAD_TOKENS + 50
+        assert inner.client.stats.generated_tokens - generated < 100
+        events = [event async for event in unread]
+        assert sum(len(event.token_ids) for event in events) == 1500
+        assert len(events[0].token_ids) > MAX_UNREAD_TOKENS, "what waited comes as one event"
+
+    on_loop(engine, body)
+
+
+def test_the_queue_is_bounded(engine):
+    async def body(inner: AsyncEngine) -> None:
+        limit = inner.client.info.max_num_seqs + inner.client.info.max_waiting
+        streams = [inner.submit("the", SamplingParams(max_tokens=500, ignore_eos=True)) for _ in range(limit)]
+        with pytest.raises(OverloadedError):
+            inner.submit("the")
+        for stream in streams:
+            stream.cancel()
+        with pytest.raises(RequestCancelledError):
+            await anext(streams[0])
+        inner.submit("the").cancel()
+
+    on_loop(engine, body)
+
+
+def test_a_closed_engine_says_so(tiny_model):
+    engine = Engine(str(tiny_model))
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineUnavailableError):
+        engine.generate("x")
