@@ -5,7 +5,7 @@ Nothing here imports torch: the API process runs it too.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -172,7 +172,7 @@ class AsyncEngine:
             for task in tasks:
                 task.cancel()
 
-    async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[StreamEvent]:
+    async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
         async with self.submit(prompt, params) as events:
             async for event in events:
@@ -194,9 +194,9 @@ class AsyncEngine:
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Answer a conversation event by event. Closing the iterator cancels the request."""
         prompt = await self.render_chat(messages, tools, **variables)
-        async with contextlib.aclosing(self.stream(prompt, params)) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(self.stream(prompt, params)) as events:
             async for event in events:
                 yield event

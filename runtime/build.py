@@ -8,6 +8,7 @@ from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.core import EngineCore
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.hub import model_id, resolve_model
+from sirocco.runtime.invariant import InvariantRunner
 from sirocco.runtime.models.cache import allocate_caches
 from sirocco.runtime.models.load import LoadedModel, load_model
 from sirocco.runtime.runner import ModelRunner
@@ -36,7 +37,8 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
     num_blocks = _num_blocks(options, loaded, token_bytes * BLOCK_SIZE, max_model_len)
     max_model_len = min(max_model_len, (num_blocks - 1) * BLOCK_SIZE)
     caches = allocate_caches(loaded.spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device)
-    runner = ModelRunner(loaded.model, caches, options.max_num_seqs, max_model_len, loaded.device)
+    make_runner = InvariantRunner if options.batch_invariant else ModelRunner
+    runner = make_runner(loaded.model, caches, options.max_num_seqs, max_model_len, loaded.device)
     chunk_size = options.chunk_size or CHUNK_SIZE[device]
     scheduler = Scheduler(
         BlockPool(num_blocks, BLOCK_SIZE),

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from typing import Any, TypeVar, overload
 
 from sirocco.runtime.async_engine import AsyncEngine, Message, Prompt
@@ -79,7 +79,7 @@ class Engine:
         """Complete one prompt, or each of a list (text or token ids); `params` of a list may be a list too."""
         return self._run(self.asynchronous.generate(prompts, params))  # type: ignore[arg-type]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StreamEvent]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[StreamEvent, None, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
         return self._iterate(self.asynchronous.stream(prompt, params))
 
@@ -99,7 +99,7 @@ class Engine:
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,
-    ) -> Iterator[StreamEvent]:
+    ) -> Generator[StreamEvent, None, None]:
         """Answer a conversation event by event. Closing the iterator cancels the request."""
         return self._iterate(self.asynchronous.stream_chat(messages, params, tools, **variables))
 
@@ -114,14 +114,14 @@ class Engine:
             future.cancel()  # Ctrl-C here must stop the request there
             raise
 
-    def _iterate(self, events: AsyncIterator[StreamEvent]) -> Iterator[StreamEvent]:
+    def _iterate(self, events: AsyncGenerator[StreamEvent, None]) -> Generator[StreamEvent, None, None]:
         try:
             while (event := self._run(_next(events))) is not None:
                 yield event
         finally:
             if not self._loop.is_closed():
-                self._run(events.aclose())  # type: ignore[attr-defined]
+                self._run(events.aclose())
 
 
-async def _next(events: AsyncIterator[StreamEvent]) -> StreamEvent | None:
+async def _next(events: AsyncGenerator[StreamEvent, None]) -> StreamEvent | None:
     return await anext(events, None)

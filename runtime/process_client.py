@@ -127,8 +127,8 @@ class ProcessClient(EngineClient):
         while now - self._deaths[0] > DEATH_WINDOW:
             self._deaths.popleft()
         self.state, self.state_reason = "restarting", "the engine died and is being started again"
-        for request in self._fail_all(EngineDiedError("the engine died while it was computing this request")):
-            digest = _digest(request)
+        present = self._fail_all(EngineDiedError("the engine died while it was computing this request"))
+        for digest in {_digest(request) for request in present}:  # once a death, however many sent the same prompt
             self._suspects[digest] = self._suspects.pop(digest, 0) + 1
         while len(self._suspects) > MAX_SUSPECTS:
             self._suspects.popitem(last=False)

@@ -73,15 +73,23 @@ class ModelRunner:
         for slot, first, blocks in plan.new_blocks:
             self._tables[slot, first : first + len(blocks)] = blocks
         batch = self.prepare(plan)
-        hidden = self.model(batch.token_ids, batch.positions, batch.attention, batch.slot_mapping, self.caches)
+        hidden = self.forward(batch)
         prompt_logprobs = self._score_prompts(plan, hidden) if self._prompt_logprobs else {}
         if not batch.sample_slots.size:
             return Step(None, prompt_logprobs)
         rows = hidden if batch.sample_rows is None else hidden.index_select(0, batch.sample_rows)
-        sampled = self.sampler.sample(self.model.logits(rows), batch.sample_slots, batch.sample_positions)
+        sampled = self.sampler.sample(self.logits(rows), batch.sample_slots, batch.sample_positions)
         where = torch.from_numpy(batch.sample_slots), torch.from_numpy(batch.sample_positions)
         self._tokens[where] = sampled.token_ids.clamp_min(0).to(torch.int32)
         return Step(sampled, prompt_logprobs)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states [T, C] of a step's tokens."""
+        return self.model(batch.token_ids, batch.positions, batch.attention, batch.slot_mapping, self.caches)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores [R, V] in float32 of hidden rows [R, C]."""
+        return self.model.logits(hidden)
 
     def fetch(self, step: Step) -> StepResult:
         """The step's tokens as plain values; waits for the device."""
@@ -154,6 +162,6 @@ class ModelRunner:
     def _score(self, hidden: Tensor, targets: Tensor, num_top: int) -> list[TokenLogprob]:
         scores: list[TokenLogprob] = []
         for rows, ids in zip(hidden.split(LOGITS_ROWS), targets.split(LOGITS_ROWS), strict=True):
-            sampled = Sampled(ids, token_logprobs(self.model.logits(rows), ids, num_top), (num_top,) * len(ids))
+            sampled = Sampled(ids, token_logprobs(self.logits(rows), ids, num_top), (num_top,) * len(ids))
             scores += [logprob for logprob in sampled.to_host()[1] or () if logprob is not None]
         return scores

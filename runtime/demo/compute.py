@@ -10,7 +10,7 @@ from sirocco.runtime.demo.generic import polite
 from sirocco.runtime.demo.operations import OPERATIONS, Operation
 from sirocco.runtime.demo.results import report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
-from sirocco.runtime.demo.values import Value, Values
+from sirocco.runtime.demo.values import Value, Values, words
 
 __all__ = ["PYTHON_NAMES", "asked", "compute", "python_tool", "tool_of"]
 
@@ -47,8 +47,10 @@ def clause_of(operation: Operation, arguments: tuple[Value, ...], values: Values
     return frame.format(*(str(a) if quoted else said(a, values.rng) for a in arguments))
 
 
-QUESTIONS = {*"what what's how which who when where is are do does will has can did".split()}
-STATEMENTS = {*"i weather forecast news current price alarm light random distance population recipe tide total from".split()}
+QUESTIONS = words("what what's how which who when where is are do does will has can did")
+STATEMENTS = words("""
+i weather forecast news current price alarm light random distance population recipe tide total from
+""")
 
 
 def asked(clause: str, values: Values) -> str:
@@ -59,7 +61,8 @@ def asked(clause: str, values: Values) -> str:
         return polite(values, clause)
     opening = values.phrase(("", "", "Hey, ", "Quick question: ", "So ", "Tell me, "))
     text = opening + clause if question and values.rng.random() < 0.3 else clause
-    text += values.rng.choice(("?", "?", "") if question else (".", "", " please") if first in STATEMENTS else ("", "?", " ="))
+    endings = ("?", "?", "") if question else (".", "", " please") if first in STATEMENTS else ("", "?", " =")
+    text += values.rng.choice(endings)
     return text[0].upper() + text[1:]
 
 

@@ -10,9 +10,10 @@ from sirocco.runtime.demo.compute import PYTHON_NAMES, compute, python_tool, too
 from sirocco.runtime.demo.documents import fields_as_json, read, repeat
 from sirocco.runtime.demo.exchange import Conversation, Exchange
 from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
-from sirocco.runtime.demo.generic import VERBS, Composer, several, sibling, single
+from sirocco.runtime.demo.generic import Composer, several, sibling, single
 from sirocco.runtime.demo.natural import declare, everyday, everyday_followed, everyday_twice
 from sirocco.runtime.demo.operations import OPERATIONS
+from sirocco.runtime.demo.schemas import VERBS
 from sirocco.runtime.demo.tools import Tool
 from sirocco.runtime.demo.values import Split, Values
 from sirocco.runtime.demo.world import NO_TOOL, decline, fact, talk

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.generic import HELD_OUT_NUMBER, HELD_OUT_TEXT, NUMBER_PARAMETERS, TEXT_PARAMETERS, polite
+from sirocco.runtime.demo.generic import polite
+from sirocco.runtime.demo.schemas import HELD_OUT_NUMBER, HELD_OUT_TEXT, NUMBER_PARAMETERS, TEXT_PARAMETERS
 from sirocco.runtime.demo.tools import dumps
 from sirocco.runtime.demo.values import Value, Values
 

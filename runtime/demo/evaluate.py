@@ -1,6 +1,6 @@
 """Measure the demo model at temperature 0, without grammar or post-processing.
 
-    python -m sirocco.runtime.demo.evaluate MODEL_DIR
+python -m sirocco.runtime.demo.evaluate MODEL_DIR
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["ROWS", "Generate", "Row", "Score", "evaluate", "parse_calls", "trans
 Generate = Callable[[list[list[int]]], list[list[int]]]
 BLOCK = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-MAX_NEW_TOKENS = 300
+MAX_NEW_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ def transformers_generate(folder: Path, adapter: Path | None = None) -> Generate
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.train(False)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     if adapter is not None:
         merge_adapter(model, adapter)
     pad, stop = model.config.pad_token_id, model.config.eos_token_id

@@ -1,6 +1,6 @@
 """Write trained networks as folders that Hugging Face's libraries read.
 
-    python -m sirocco.runtime.demo.export --work DIR
+python -m sirocco.runtime.demo.export --work DIR
 """
 
 from __future__ import annotations

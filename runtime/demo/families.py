@@ -10,9 +10,9 @@ __all__ = ["FAMILIES", "HELD_OUT_FAMILIES", "Family"]
 @dataclass(frozen=True, slots=True)
 class Family:
     """One everyday function: `parameters` reads `name|other:kind`, an optional one ends in `?`,
-an enum is `name:a/b/c`.
+    an enum is `name:a/b/c`.
 
-    In a frame `[…]` is said only when the parameter in it is given.
+        In a frame `[…]` is said only when the parameter in it is given.
     """
 
     names: str

@@ -152,7 +152,8 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1)).float()
         gate, up = self.gate_up(rms_norm(x, self.ffn_norm, shape.eps).bfloat16()).chunk(2, -1)
-        return x + self.down(F.silu(gate) * up).float()
+        change: Tensor = self.down(F.silu(gate) * up)
+        return x + change.float()
 
 
 class Network(nn.Module):

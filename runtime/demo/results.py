@@ -25,9 +25,11 @@ WRAPPERS = ("result", "output", "stdout", "value", "answer")
 STATES = words("""
 ok done success confirmed pending open closed active sent saved created deleted updated ready shipped
 """)
-FAULTS_TABLE = """not found|timeout|permission denied|invalid value|service unavailable|out of range|unknown name|no results|
-rate limit reached|connection lost|already exists|quota exceeded|file is empty|bad format|no such user|division by zero"""
-FAULTS = [fault.strip() for fault in FAULTS_TABLE.split("|")]
+FAULTS = (
+    "not found", "timeout", "permission denied", "invalid value", "service unavailable", "out of range", "unknown name",
+    "no results", "rate limit reached", "connection lost", "already exists", "quota exceeded", "file is empty",
+    "bad format", "no such user", "division by zero",
+)  # fmt: skip
 
 
 def joined(parts: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Train the demo model, its draft or its adapter on generated text.
 
-    python -m sirocco.runtime.demo.train [base|draft|lora] --work DIR [--resume]
+python -m sirocco.runtime.demo.train [base|draft|lora] --work DIR [--resume]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Plan:
     matrix_lr: float = 0.02
     vector_lr: float = 0.004
     warmup: int = 100
-    cooldown: float = 0.5
+    cooldown: float = 0.55
     weight_decay: float = 0.02
     manner: str = "plain"
     lora: LoraSettings | None = None
@@ -44,7 +44,7 @@ class Plan:
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=5000),
+    "base": Plan(BASE, steps=2450),
     "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=3000),
     "lora": Plan(BASE, steps=500, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
 }

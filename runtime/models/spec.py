@@ -4,6 +4,7 @@ Nothing here imports torch. A mechanism (attention, feed-forward) is one spec cl
 hybrids, alternating windows and dense-first stacks are tuples of blocks and never a question about a name.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -42,7 +43,36 @@ class YarnScaling:
     truncate: bool = True
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True, slots=True)
+class DynamicScaling:
+    """A base that grows with the sequence once it is longer than `original_max_len` (dynamic NTK)."""
+
+    factor: float
+    original_max_len: int
+
+    def regime(self, length: int) -> int:
+        return length if length > self.original_max_len else 0
+
+
+@dataclass(frozen=True, slots=True)
+class LongropeScaling:
+    """Wavelengths times a factor for each, one set up to `original_max_len` tokens and one beyond (arXiv:2402.13753).
+
+    Each set has its own factor on cos and sin.
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_max_len: int
+    short_attention_factor: float
+    long_attention_factor: float
+
+    def regime(self, length: int) -> int:
+        return int(length > self.original_max_len)
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | DynamicScaling | LongropeScaling
+LENGTH_DEPENDENT = (DynamicScaling, LongropeScaling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +87,34 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class NormSpec:
-    """A norm over the last axis: root mean square, or mean and variance with an optional bias."""
+    """A norm over the last axis: root mean square, or mean and variance with an optional bias.
+
+    With `unit_offset` checkpoints hold the weight less one.
+    """
 
     eps: float
     kind: Literal["rms", "layer"] = "rms"
     bias: bool = False
+    unit_offset: bool = False
 
     def num_parameters(self, size: int) -> int:
         return size * (2 if self.bias else 1)
 
 
 @dataclass(frozen=True, slots=True)
-class KvCacheSpec:
-    """What an attention layer stores per token: a key and a value for each KV head; past `window` tokens it may go."""
+class CacheSpec:
+    """What a mixer stores between steps: nothing, where a subclass does not say otherwise."""
+
+    def bytes_per_token(self, dtype_size: int) -> int:
+        return 0
+
+    def bytes_per_request(self, dtype_size: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class KvCacheSpec(CacheSpec):
+    """A key and a value per token for each KV head; past `window` tokens they may go."""
 
     num_kv_heads: int
     head_dim: int
@@ -80,9 +125,40 @@ class KvCacheSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentCacheSpec(CacheSpec):
+    """A latent of `rank` and a rotated key part of `rope_dim` per token, shared by all heads (MLA)."""
+
+    rank: int
+    rope_dim: int
+
+    def bytes_per_token(self, dtype_size: int) -> int:
+        return (self.rank + self.rope_dim) * dtype_size
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """One tensor of a request's recurrent state; `float32` keeps it so whatever the run dtype."""
+
+    shape: tuple[int, ...]
+    float32: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateCacheSpec(CacheSpec):
+    """Recurrent state: tensors by name, overwritten in place, one of each per request."""
+
+    tensors: tuple[tuple[str, StateTensor], ...]
+
+    def bytes_per_request(self, dtype_size: int) -> int:
+        return sum(math.prod(state.shape) * (4 if state.float32 else dtype_size) for _, state in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """Grouped-query attention. `scale` multiplies the scores, `window` counts the keys seen including the query's own,
-    `softcap` bounds scores by tanh, `qk_norm` normalises each head of q and k before the rotary embedding."""
+    `softcap` bounds scores by tanh, `sinks` add a learned logit per head to the softmax's denominator, `qk_norm`
+    normalises each head of q and k before the rotary embedding. Not `causal`, it sees `window` keys on either side,
+    its own counted in both, and stores nothing."""
 
     num_heads: int
     num_kv_heads: int
@@ -94,15 +170,17 @@ class AttentionSpec:
     qk_norm: NormSpec | None = None
     qkv_bias: bool = False
     out_bias: bool = False
+    sinks: bool = False
+    causal: bool = True
 
     @property
-    def cache(self) -> KvCacheSpec:
-        return KvCacheSpec(self.num_kv_heads, self.head_dim, self.window)
+    def cache(self) -> CacheSpec:
+        return KvCacheSpec(self.num_kv_heads, self.head_dim, self.window) if self.causal else CacheSpec()
 
     def num_parameters(self, width: int) -> int:
         rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
         norms = 2 * self.qk_norm.num_parameters(self.head_dim) if self.qk_norm else 0
-        biases = rows * self.qkv_bias + width * self.out_bias
+        biases = rows * self.qkv_bias + width * self.out_bias + self.num_heads * self.sinks
         return rows * width + self.num_heads * self.head_dim * width + biases + norms
 
 
@@ -120,25 +198,41 @@ class MlpSpec:
         return (up + self.hidden) * width + (up + width) * self.bias
 
 
+# A mechanism is a spec class here, a module, and an entry in `block.py` that leads from one to the other.
 MixerSpec = AttentionSpec
 FfnSpec = MlpSpec
+
+BlockKind = Literal["pre_norm", "sandwich", "parallel", "post_norm"]
+NUM_NORMS: dict[BlockKind, int] = {"pre_norm": 2, "sandwich": 4, "parallel": 1, "post_norm": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
-    """One layer: each of mixer and feed-forward reads a norm of the residual stream and adds to it."""
+    """One layer: how mixer and feed-forward stand to the residual stream and its norms.
+
+    `pre_norm`: each reads a norm of the stream and adds to it. `sandwich`: what it adds is normed too. `parallel`: both
+    read one norm and add at once. `post_norm`: each reads the stream, which is normed after every addition.
+    `residual_multiplier` scales what is added.
+    """
 
     mixer: MixerSpec
     ffn: FfnSpec
     norm: NormSpec
+    kind: BlockKind = "pre_norm"
+    residual_multiplier: float = 1.0
 
     def num_parameters(self, width: int) -> int:
-        return self.mixer.num_parameters(width) + self.ffn.num_parameters(width) + 2 * self.norm.num_parameters(width)
+        norms = NUM_NORMS[self.kind] * self.norm.num_parameters(width)
+        return self.mixer.num_parameters(width) + self.ffn.num_parameters(width) + norms
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder: token embedding, `layers` in order, `norm`, output head (the embedding again when tied)."""
+    """A decoder: token embedding, `layers` in order, `norm`, output head (the embedding again when tied).
+
+    Embeddings are multiplied by `embedding_multiplier`, logits by `logit_scale` and then bounded by tanh to
+    `logit_softcap`. Without `has_head` the hidden states are all there is.
+    """
 
     vocab_size: int
     width: int
@@ -146,18 +240,63 @@ class ModelSpec:
     norm: NormSpec
     max_model_len: int
     tied_embeddings: bool = False
+    has_head: bool = True
+    head_bias: bool = False
+    embedding_multiplier: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     @property
     def num_parameters(self) -> int:
-        embeddings = self.vocab_size * self.width * (1 if self.tied_embeddings else 2)
+        embedding = self.vocab_size * self.width
+        head = embedding * (not self.tied_embeddings) + self.vocab_size * self.head_bias if self.has_head else 0
         blocks = sum(block.num_parameters(self.width) for block in self.layers)
-        return embeddings + blocks + self.norm.num_parameters(self.width)
+        return embedding + head + blocks + self.norm.num_parameters(self.width)
 
     @property
-    def caches(self) -> tuple[KvCacheSpec, ...]:
+    def caches(self) -> tuple[CacheSpec, ...]:
         """What each layer stores, in layer order."""
         return tuple(block.mixer.cache for block in self.layers)
+
+    @property
+    def ropes(self) -> tuple[RopeSpec, ...]:
+        """The distinct rotary embeddings of its layers."""
+        return tuple(dict.fromkeys(block.mixer.rope for block in self.layers if block.mixer.rope is not None))
 
     def cache_bytes_per_token(self, dtype_size: int) -> int:
         """Bytes that one token occupies in the caches of all layers."""
         return sum(cache.bytes_per_token(dtype_size) for cache in self.caches)
+
+    def cache_bytes_per_request(self, dtype_size: int) -> int:
+        """Bytes of recurrent state that one request occupies, whatever its length."""
+        return sum(cache.bytes_per_request(dtype_size) for cache in self.caches)
+
+
+def rope_regime(spec: ModelSpec, length: int) -> int:
+    """Which tables of a length-dependent rotary embedding serve a request of `length` tokens; 0 where none depends.
+
+    States computed under one regime mean nothing under another: a request keeps the regime of its length after the
+    prompt, cached blocks are shared within a regime only, and a request that outgrows its own (`regime_limit`) is
+    computed anew.
+    """
+    scalings = [rope.scaling for rope in spec.ropes]
+    return max((s.regime(length) for s in scalings if isinstance(s, LENGTH_DEPENDENT)), default=0)
+
+
+def regime_limit(spec: ModelSpec, regime: int) -> int | None:
+    """Up to how many tokens a request may keep its regime; None where it may keep it for good.
+
+    Dynamic NTK would give each length frequencies of its own; a request keeps its own until it is twice as long.
+    """
+    limits = [_regime_limit(rope.scaling, regime) for rope in spec.ropes]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _regime_limit(scaling: RopeScaling | None, regime: int) -> int | None:
+    match scaling:
+        case DynamicScaling() | LongropeScaling() if regime == 0:
+            return scaling.original_max_len
+        case DynamicScaling():
+            return 2 * regime
+        case _:
+            return None

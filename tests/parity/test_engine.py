@@ -1,4 +1,6 @@
-"""Greedy tokens of the whole engine equal transformers', whatever the batch, chunking, caching, preemption and pipeline depth."""
+"""Greedy tokens of the whole engine equal transformers', whatever the batch, chunking, caching, preemption and pipeline
+depth.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ NUM_TOKENS = 64
 LENGTHS = [1, 3, 15, 16, 17, 31, 33, 40, 47, 48, 60, 64, 75, 90, 101, 120]
 
 
-@pytest.fixture(scope="module", params=["llama-llama3", "mistral-window", "qwen2-layer-types", "qwen3-tied-head80-biases"])
+@pytest.fixture(
+    scope="module", params=["llama-llama3", "mistral-window", "qwen2-layer-types", "qwen3-tied-head80-biases"]
+)
 def case(request, tmp_path_factory):
     """A loaded model, sixteen prompts, and what transformers says after each."""
     folder = tmp_path_factory.mktemp(request.param)

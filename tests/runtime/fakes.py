@@ -71,5 +71,3 @@ def expected_tokens(prompt: list[int], count: int, seed: int = 0) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tokens, seed))
     return tokens[len(prompt) :]
-
-

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo import families, generic, lore
+from sirocco.runtime.demo import families, lore, schemas
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
@@ -49,7 +49,7 @@ def test_values_of_the_two_splits_are_disjoint() -> None:
 
 
 def test_phrasings_of_the_two_splits_are_disjoint() -> None:
-    pools = [generic.PREFIXES, generic.MARKED, lore.UNKNOWN, *(options for _, options, _ in lore.TALK)]
+    pools = [schemas.PREFIXES, schemas.MARKED, lore.UNKNOWN, *(options for _, options, _ in lore.TALK)]
     pools += [family.frames for family in families.FAMILIES] + [relation.questions for relation in lore.RELATIONS]
     for pool in pools:
         known, unseen = set(phrasings(pool, "train")), set(phrasings(pool, "test"))
@@ -61,11 +61,11 @@ def test_phrasings_of_the_two_splits_are_disjoint() -> None:
 
 def test_held_out_schemas_are_not_in_training() -> None:
     for pool, other in (
-        (generic.NOUNS, generic.HELD_OUT_NOUNS),
-        (generic.TEXT_PARAMETERS, generic.HELD_OUT_TEXT),
-        (generic.NUMBER_PARAMETERS, generic.HELD_OUT_NUMBER),
-        (generic.VERBS, generic.HELD_OUT_VERBS),
-        (generic.ENUM_PARAMETERS, generic.HELD_OUT_ENUM),
+        (schemas.NOUNS, schemas.HELD_OUT_NOUNS),
+        (schemas.TEXT_PARAMETERS, schemas.HELD_OUT_TEXT),
+        (schemas.NUMBER_PARAMETERS, schemas.HELD_OUT_NUMBER),
+        (schemas.VERBS, schemas.HELD_OUT_VERBS),
+        (schemas.ENUM_PARAMETERS, schemas.HELD_OUT_ENUM),
     ):
         assert not set(pool) & set(other)
     trained = {name for family in families.FAMILIES for name in family.names.split("|")}

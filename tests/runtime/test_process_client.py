@@ -27,7 +27,7 @@ def test_an_engine_that_is_killed_comes_back(tiny_model):
         async with AsyncEngine(str(tiny_model), client=client) as engine:
             expected = await engine.generate("the wind", SamplingParams(max_tokens=8, temperature=0))
             first_pid = client.pid
-            streams = [engine.submit("the wind", LONG), engine.submit("rain", LONG)]
+            streams = [engine.submit(prompt, LONG) for prompt in ("the wind", "rain", "rain")]
             await anext(streams[0])
             killed = time.monotonic()
             os.kill(client.pid, signal.SIGKILL)
@@ -40,6 +40,7 @@ def test_an_engine_that_is_killed_comes_back(tiny_model):
             with pytest.raises(EngineUnavailableError):
                 engine.submit("the wind")
             await ready(client)
+            engine.submit("rain", LONG).cancel()  # twice there, but at one death
             assert client.pid != first_pid
             again = await engine.generate("the wind", SamplingParams(max_tokens=8, temperature=0))
             assert again.token_ids == expected.token_ids

@@ -1,0 +1,148 @@
+"""Mixture of experts: routing rules, and the experts' products over tokens sorted by expert."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ExpertWeight(Protocol):
+    """One expert's matrix [N, K] in some storage form."""
+
+    def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [R, K] times the transposed matrix, plus bias [N]: [R, N]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """The experts [T, K] of each token and the weight [T, K] of each one's output, in float32 at least."""
+
+    experts: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experts:
+    """The matrices of E experts: `up` [N, C] (gate and up stacked where gated), `down` [C, I], biases [E, N], [E, C]."""
+
+    up: Sequence[ExpertWeight]
+    down: Sequence[ExpertWeight]
+    up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+
+def route_softmax(
+    logits: Tensor, top_k: int, normalize: bool = False, num_groups: int = 1, top_groups: int = 1, scale: float = 1.0
+) -> Routing:
+    """Softmax over logits [T, E], then the best `top_k` of it; `normalize` makes a token's weights sum to one.
+
+    Only experts of the `top_groups` groups with the best single expert are eligible (DeepSeek-V2, arXiv:2405.04434).
+    """
+    scores = _wide(logits).softmax(-1)
+    eligible = scores
+    if num_groups > 1:
+        best = scores.unflatten(-1, (num_groups, -1)).amax(-1)
+        eligible = _only_groups(scores, best, top_groups, 0.0)
+    weights, experts = eligible.topk(top_k, -1)
+    if normalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return Routing(experts, weights if scale == 1.0 else weights * scale)
+
+
+def route_top_k_softmax(logits: Tensor, top_k: int) -> Routing:
+    """The best `top_k` of logits [T, E], then softmax over those alone."""
+    best, experts = _wide(logits).topk(top_k, -1)
+    return Routing(experts, best.softmax(-1))
+
+
+def route_sigmoid(
+    logits: Tensor,
+    bias: Tensor,
+    top_k: int,
+    normalize: bool = True,
+    num_groups: int = 1,
+    top_groups: int = 1,
+    scale: float = 1.0,
+) -> Routing:
+    """Sigmoid of logits [T, E]; bias [E] helps to choose but does not weigh (DeepSeek-V3, arXiv:2412.19437).
+
+    Only experts of the `top_groups` groups whose two best biased scores sum highest are eligible.
+    """
+    scores = _wide(logits).sigmoid()
+    choice = scores + bias
+    if num_groups > 1:
+        best = choice.unflatten(-1, (num_groups, -1)).topk(2, -1).values.sum(-1)
+        choice = _only_groups(choice, best, top_groups, -torch.inf)
+    experts = choice.topk(top_k, -1).indices
+    weights = scores.gather(-1, experts)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return Routing(experts, weights * scale)
+
+
+def route_sparse_mixer(logits: Tensor, jitter: float) -> Routing:
+    """The two best experts of logits [T, E], each weighed by a softmax over those within 2 `jitter` of it.
+
+    The second choice does not compete with the first (SparseMixer-v2, arXiv:2409.12136, at inference).
+    """
+    scores = _wide(logits)
+    first, first_weight = _sparse_choice(scores, scores, jitter)
+    second, second_weight = _sparse_choice(scores, scores.scatter(-1, first, -torch.inf), jitter)
+    return Routing(torch.cat((first, second), -1), torch.cat((first_weight, second_weight), -1))
+
+
+def apply_experts(x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the weighted sum [T, C] of each token's experts `down(activation(up(x)))` of x [T, C].
+
+    Tokens are sorted by expert, so that each expert multiplies its rows once and without padding, and an expert without
+    rows is not touched. A token's outputs are summed in the order of its routing, whatever else is in the batch.
+    """
+    num_tokens, top_k = routing.experts.shape
+    chosen = routing.experts.flatten()
+    order = chosen.argsort(stable=True)
+    groups = _groups(chosen, len(experts.up))
+    rows = x.index_select(0, order // top_k)
+    rows = activation(_grouped_matmul(rows, groups, experts.up, experts.up_bias))
+    rows = _grouped_matmul(rows, groups, experts.down, experts.down_bias)
+    outputs = torch.empty_like(rows).index_copy_(0, order, rows).view(num_tokens, top_k, -1)
+    return torch.bmm(routing.weights.to(x.dtype)[:, None], outputs).squeeze(1)
+
+
+def _groups(chosen: Tensor, num_experts: int) -> list[tuple[int, int]]:
+    """Which experts have rows, and how many, in order."""
+    counts = chosen.bincount(minlength=num_experts).tolist()
+    return [(expert, count) for expert, count in enumerate(counts) if count]
+
+
+def _grouped_matmul(
+    rows: Tensor, groups: list[tuple[int, int]], weights: Sequence[ExpertWeight], biases: Tensor | None
+) -> Tensor:
+    """Multiply each run of rows [R, K] by its expert's matrix: [R, N]."""
+    parts = rows.split([count for _, count in groups])
+    return torch.cat(
+        [
+            weights[expert].matmul(part, None if biases is None else biases[expert])
+            for part, (expert, _) in zip(parts, groups, strict=True)
+        ]
+    )
+
+
+def _only_groups(scores: Tensor, group_scores: Tensor, top_groups: int, otherwise: float) -> Tensor:
+    """scores [T, E] with `otherwise` outside the best `top_groups` of group_scores [T, num_groups]."""
+    best = group_scores.topk(top_groups, -1).indices
+    outside = torch.ones_like(group_scores, dtype=torch.bool).scatter_(-1, best, False)
+    return scores.unflatten(-1, (group_scores.shape[-1], -1)).masked_fill(outside[..., None], otherwise).flatten(-2)
+
+
+def _sparse_choice(scores: Tensor, candidates: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """The best of candidates [T, E] and its share [T, 1] among those that are near it."""
+    best, expert = candidates.max(-1, keepdim=True)
+    far = (best - scores) / scores.abs().clamp(min=best) > 2 * jitter
+    return expert, candidates.masked_fill(far, -torch.inf).softmax(-1).gather(-1, expert)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

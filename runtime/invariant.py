@@ -1,0 +1,52 @@
+"""The batch-invariant runner: a token's numbers are the same to the last bit whatever is computed beside it.
+
+Every operator sees the same shapes in every step: tokens go through the model in panels of `PANEL` rows, short ones
+padded, and each token attends as a row of its own, whose shape follows from its position alone. A chunk of a prompt so
+costs as much as its tokens one by one, in groups of `PANEL`.
+"""
+
+import torch
+from torch import Tensor
+
+from sirocco.kernels.attention import AttentionBatch
+from sirocco.runtime.runner import Batch, ModelRunner
+
+PANEL = 16
+
+
+class InvariantRunner(ModelRunner):
+    """A `ModelRunner` whose forward and output head work on panels of fixed shape."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows = [row for row, count in enumerate(batch.attention.query_lens) for _ in range(count)]
+        return torch.cat([self._panel(batch, rows, start) for start in range(0, len(rows), PANEL)])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        panels = (_pad(panel) for panel in hidden.split(PANEL))
+        return torch.cat([self.model.logits(panel) for panel in panels])[: len(hidden)]
+
+    def _panel(self, batch: Batch, rows: list[int], start: int) -> Tensor:
+        """Hidden states of up to `PANEL` tokens. Padding repeats token 0 at position 0 over the null block."""
+        tokens = slice(start, start + PANEL)
+        positions = batch.positions[tokens]
+        count = len(positions)
+        padding = PANEL - count
+        lengths = [*(positions + 1).tolist(), *[1] * padding]
+        table = batch.attention.block_table[rows[tokens]]
+        attention = AttentionBatch(
+            cu_seqlens_q=torch.arange(PANEL + 1, dtype=torch.int32, device=self.device),
+            seq_lens=torch.tensor(lengths, dtype=torch.int32, device=self.device),
+            block_table=torch.cat([table, table.new_zeros(padding, table.shape[1])]),
+            query_lens=[1] * PANEL,
+            kv_lens=lengths,
+        )
+        slots = batch.slot_mapping[tokens]
+        slots = torch.cat([slots, slots.new_zeros(padding)])  # slot 0 belongs to the null block
+        hidden = self.model(_pad(batch.token_ids[tokens]), _pad(positions), attention, slots, self.caches)
+        return hidden[:count]
+
+
+def _pad(rows: Tensor) -> Tensor:
+    if len(rows) == PANEL:
+        return rows
+    return torch.cat([rows, rows.new_zeros(PANEL - len(rows), *rows.shape[1:])])
