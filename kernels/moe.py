@@ -26,7 +26,10 @@ class Routing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Experts:
-    """The matrices of E experts: `up` [N, C] (gate and up stacked where gated), `down` [C, I], biases [E, N], [E, C]."""
+    """The matrices of E experts: `up` [N, C] (gate and up stacked where gated) and `down` [C, I].
+
+    Their biases are [E, N] and [E, C].
+    """
 
     up: Sequence[ExpertWeight]
     down: Sequence[ExpertWeight]

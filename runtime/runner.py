@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
 from sirocco.kernels.sampling import token_logprobs
-from sirocco.runtime.models.cache import KvCache
+from sirocco.runtime.models.cache import Cache
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.plan import Admission, Plan, StepResult
 from sirocco.runtime.request import TokenLogprob
@@ -53,12 +53,12 @@ class ModelRunner:
     """Mirrors `max_num_seqs` slots of up to `max_model_len` tokens over the caches' blocks."""
 
     def __init__(
-        self, model: Decoder, caches: Sequence[KvCache], max_num_seqs: int, max_model_len: int, device: torch.device
+        self, model: Decoder, caches: Sequence[Cache], block_size: int, max_num_seqs: int, max_model_len: int, device: torch.device
     ) -> None:
         self.model = model
         self.caches = caches
         self.device = device
-        self.block_size = caches[0].k.shape[2]
+        self.block_size = block_size
         self.sampler = Sampler(max_num_seqs, model.spec.vocab_size, device)
         self._tokens = torch.zeros(max_num_seqs, max_model_len + 1, dtype=torch.int32, device=device)
         self._tables = np.zeros((max_num_seqs, -(-max_model_len // self.block_size)), np.int32)

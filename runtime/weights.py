@@ -26,14 +26,23 @@ MAX_NAME = 120
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor that a module wants: its parts stacked along the first axis, each [part, *rest]."""
+    """A tensor that a module wants: its parts stacked along the first axis, each [part, *rest].
+
+    The parts repeat `count` times, once for each expert. `dtype` is what it is kept in whatever the run dtype.
+    """
 
     parts: tuple[int, ...]
     rest: tuple[int, ...] = ()
+    count: int = 1
+    dtype: torch.dtype | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(self.parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (sum(self.parts), *self.rest)
+        return (self.count * self.rows, *self.rest)
 
 
 class Loadable(nn.Module, ABC):
@@ -63,6 +72,7 @@ class Part:
     name: str
     shape: tuple[int, ...]
     rows: slice
+    dtype: torch.dtype | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,8 @@ def load_weights(
         slots = target.module.slots()
         tensors = {}
         for suffix, parts in target.sources.items():
-            whole = torch.empty(slots[suffix].shape, dtype=dtype, device=device)
+            slot = slots[suffix]
+            whole = torch.empty(slot.shape, dtype=slot.dtype or dtype, device=device)
             for part in parts:
                 checkpoint.read(part.name, whole[part.rows])
                 advance(checkpoint[part.name].num_bytes)
@@ -125,18 +136,23 @@ def _target(path: str, module: Loadable, names: WeightNames) -> Target:
     number = re.search(r"\.(\d+)\.", path)
     layer = number[1] if number else ""
     prefixes = [name.replace("*", layer) for name in names[re.sub(r"\.\d+\.", ".*.", path)]]
-    sources = {}
-    for suffix, slot in module.slots().items():
-        assert len(slot.parts) == len(prefixes), f"{path} has {len(slot.parts)} parts, its names {len(prefixes)}"
-        sources[suffix] = tuple(_parts(prefixes, suffix, slot))
+    sources = {suffix: tuple(_parts(prefixes, suffix, slot)) for suffix, slot in module.slots().items()}
     return Target(module, sources)
 
 
 def _parts(prefixes: list[str], suffix: str, slot: Slot) -> Iterator[Part]:
+    """The tensors that fill a slot: one for each part, `#` in their names the expert's number, or one for them all."""
+    if len(prefixes) == 1 and "#" not in prefixes[0]:
+        shape = (slot.rows, *slot.rest) if slot.count == 1 else (slot.count, slot.rows, *slot.rest)
+        yield Part(f"{prefixes[0]}.{suffix}", shape, slice(0, slot.count * slot.rows), slot.dtype)
+        return
+    sizes = (slot.rows,) if len(prefixes) == 1 else slot.parts
     start = 0
-    for prefix, size in zip(prefixes, slot.parts, strict=True):
-        yield Part(f"{prefix}.{suffix}", (size, *slot.rest), slice(start, start + size))
-        start += size
+    for expert in range(slot.count):
+        for prefix, size in zip(prefixes, sizes, strict=True):
+            name = f"{prefix.replace('#', str(expert))}.{suffix}"
+            yield Part(name, (size, *slot.rest), slice(start, start + size), slot.dtype)
+            start += size
 
 
 def _check_part(part: Part, checkpoint: Checkpoint) -> None:
@@ -145,7 +161,8 @@ def _check_part(part: Part, checkpoint: Checkpoint) -> None:
         raise ModelLoadError(
             f"tensor {part.name!r} has the shape {list(entry.shape)}, config.json asks for {list(part.shape)}"
         )
-    if not entry.dtype.is_floating_point or entry.dtype.itemsize == 1:
+    wants_float = part.dtype is None or part.dtype.is_floating_point
+    if entry.dtype != part.dtype and not (wants_float and entry.dtype.is_floating_point and entry.dtype.itemsize > 1):
         raise ModelLoadError(f"tensor {part.name!r} is quantised ({entry.dtype}), which is not supported")
 
 
@@ -158,6 +175,11 @@ def _mismatch(
         wanted, held = _num_layers(expected, prefix), _num_layers(checkpoint, prefix)
         if wanted != held:
             return f"config.json says {wanted} layers, the weights hold {held}"
+    pattern = next((_expert_pattern(name) for sources in names.values() for name in sources if "#" in name), None)
+    if pattern is not None:
+        wanted, held = _num_experts(expected, pattern), _num_experts(checkpoint, pattern)
+        if wanted != held:
+            return f"config.json says {wanted} experts, the weights hold {held}"
     kinds = (("missing", missing), ("unexpected", unexpected))
     found = [f"{len(listed)} {kind} ({_listed(listed)})" for kind, listed in kinds if listed]
     return f"the weights do not match config.json: {' and '.join(found)}"
@@ -165,6 +187,14 @@ def _mismatch(
 
 def _num_layers(names: Iterable[str], prefix: str) -> int:
     return len({name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)})
+
+
+def _expert_pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\*", r"\d+").replace(r"\#", r"(\d+)"))
+
+
+def _num_experts(names: Iterable[str], pattern: re.Pattern[str]) -> int:
+    return len({match[1] for name in names if (match := pattern.match(name))})
 
 
 def _listed(names: list[str]) -> str:

@@ -1,25 +1,39 @@
-"""Grouped-query attention over a paged cache."""
-
-from dataclasses import dataclass
+"""Grouped-query attention over a paged cache, or over the step's own tokens alone."""
 
 from torch import Tensor, nn
 
-from sirocco.kernels.attention import AttentionBatch, paged_attention
+from sirocco.kernels.attention import paged_attention
+from sirocco.kernels.bidirectional import bidirectional_attention
 from sirocco.kernels.kv import norm_rope_write
+from sirocco.kernels.norm import rms_norm
+from sirocco.kernels.rope import rotate
 from sirocco.runtime.models.cache import KvCache
 from sirocco.runtime.models.linear import FusedLinear, Linear
 from sirocco.runtime.models.norm import RmsNorm
 from sirocco.runtime.models.rope import RopeTables
 from sirocco.runtime.models.spec import AttentionSpec
+from sirocco.runtime.models.step import Step
+from sirocco.runtime.weights import Loadable, Slot
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What all layers share in one forward: the batch's layout, where each token's state goes, each rope's tables."""
+class Sinks(Loadable):
+    """A logit per head that takes part in the softmax and attends to nothing."""
 
-    batch: AttentionBatch
-    slot_mapping: Tensor
-    ropes: tuple[RopeTables, ...]
+    values: Tensor
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def slots(self) -> dict[str, Slot]:
+        return {"sinks": Slot((self.num_heads,))}
+
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        self.values = tensors.pop("sinks")
+
+    @property
+    def num_bytes(self) -> int:
+        return self.values.nbytes
 
 
 class Attention(nn.Module):
@@ -37,12 +51,15 @@ class Attention(nn.Module):
         self.qkv = FusedLinear(width, {"q": q_size, "k": kv_size, "v": kv_size}, spec.qkv_bias)
         self.q_norm = RmsNorm(spec.qk_norm, spec.head_dim) if spec.qk_norm else None
         self.k_norm = RmsNorm(spec.qk_norm, spec.head_dim) if spec.qk_norm else None
+        self.sinks = Sinks(spec.num_heads) if spec.sinks else None
         self.out = Linear(q_size, width, spec.out_bias)
+
+    def tables(self, step: Step) -> RopeTables | None:
+        return None if self.rope_index is None else step.ropes[self.rope_index]
 
     def forward(self, x: Tensor, step: Step, cache: KvCache) -> Tensor:
         """x [T, C] to [T, C]; writes the step's keys and values to the cache."""
-        spec = self.spec
-        rope = None if self.rope_index is None else step.ropes[self.rope_index]
+        spec, rope = self.spec, self.tables(step)
         q = norm_rope_write(
             self.qkv(x),
             self.q_norm.weight if self.q_norm else None,
@@ -57,6 +74,28 @@ class Attention(nn.Module):
             spec.num_heads,
             spec.num_kv_heads,
         )
-        attended = paged_attention(q, cache.k, cache.v, step.batch, spec.scale, spec.window, spec.softcap)
+        sinks = self.sinks.values if self.sinks else None
+        attended = paged_attention(q, cache.k, cache.v, step.batch, spec.scale, spec.window, spec.softcap, sinks)
         out: Tensor = self.out(attended.flatten(1))
         return out
+
+
+class BidirectionalAttention(Attention):
+    """Attention among the tokens of each sequence of the step, on either side; it stores nothing."""
+
+    def forward(self, x: Tensor, step: Step, cache: object) -> Tensor:
+        """x [T, C] to [T, C]; the step holds every sequence whole."""
+        spec, rope = self.spec, self.tables(step)
+        heads = self.qkv(x).view(len(x), -1, spec.head_dim)
+        q, k, v = heads.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+        if self.q_norm and self.k_norm:
+            q, k = (rms_norm(y, norm.weight, norm.eps) for y, norm in ((q, self.q_norm), (k, self.k_norm)))
+        if rope:
+            q, k = (rotate(y, rope.cos, rope.sin, self.interleaved) for y in (q, k))
+        attended = bidirectional_attention(q, k, v, step.batch, spec.scale, spec.window)
+        out: Tensor = self.out(attended.flatten(1))
+        return out
+
+
+def make_attention(spec: AttentionSpec, width: int, rope_index: int | None) -> Attention:
+    return (Attention if spec.causal else BidirectionalAttention)(spec, width, rope_index)

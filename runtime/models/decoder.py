@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sirocco.kernels.attention import AttentionBatch
-from sirocco.runtime.models.attention import Attention, Step
-from sirocco.runtime.models.cache import KvCache
+from sirocco.runtime.models.block import make_block
+from sirocco.runtime.models.cache import Cache
 from sirocco.runtime.models.linear import DenseWeight, Linear, Weight, make_weight
-from sirocco.runtime.models.mlp import make_ffn
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.rope import Rope
-from sirocco.runtime.models.spec import BlockSpec, ModelSpec, RopeSpec
+from sirocco.runtime.models.spec import ModelSpec
+from sirocco.runtime.models.step import StateBatch, Step
 from sirocco.runtime.weights import Loadable, Slot, loadable_modules
 
 # An embedding this large may stay in its file; below, a copy costs less than depending on the file's staying as it is.
@@ -21,14 +21,15 @@ MIN_IN_FILE = 64 << 20
 
 
 class Embedding(Loadable):
-    """A row of width C for each of V token ids."""
+    """A row of width C for each of V token ids, times `multiplier`."""
 
     weight: Tensor
 
-    def __init__(self, vocab_size: int, width: int) -> None:
+    def __init__(self, vocab_size: int, width: int, multiplier: float = 1.0) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.width = width
+        self.multiplier = multiplier
         self.in_file = False
 
     def slots(self) -> dict[str, Slot]:
@@ -36,6 +37,8 @@ class Embedding(Loadable):
 
     def assign(self, tensors: dict[str, Tensor]) -> None:
         self.weight = tensors.pop("weight")
+        # As models were trained: the factor is rounded to the dtype before it multiplies.
+        self.multiplier = torch.tensor(self.multiplier, dtype=self.weight.dtype).item()
 
     @property
     def num_bytes(self) -> int:
@@ -48,7 +51,8 @@ class Embedding(Loadable):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids [T] to [T, C]."""
-        return F.embedding(token_ids, self.weight)
+        rows = F.embedding(token_ids, self.weight)
+        return rows if self.multiplier == 1.0 else rows * self.multiplier
 
 
 class TiedEmbedding(Embedding):
@@ -73,34 +77,17 @@ class TiedEmbedding(Embedding):
         return self.output.matmul(x, None)
 
 
-class Block(nn.Module):
-    """A layer whose mixer and feed-forward each read a norm of the residual stream and add to it."""
-
-    def __init__(self, spec: BlockSpec, width: int, rope_index: int | None) -> None:
-        super().__init__()
-        self.mixer_norm = make_norm(spec.norm, width)
-        self.mixer = Attention(spec.mixer, width, rope_index)
-        self.ffn_norm = make_norm(spec.norm, width)
-        self.ffn = make_ffn(spec.ffn, width)
-
-    def forward(self, x: Tensor, residual: Tensor | None, step: Step, cache: KvCache) -> tuple[Tensor, Tensor]:
-        """x [T, C] is what the layer before still has to add to the residual stream; returns the same pair."""
-        normed, residual = self.mixer_norm(x, residual)
-        normed, residual = self.ffn_norm(self.mixer(normed, step, cache), residual)
-        return self.ffn(normed), residual
-
-
 class Decoder(nn.Module):
     """A decoder as its spec says. It takes no memory for weights until they are assigned (`load.py`)."""
 
     def __init__(self, spec: ModelSpec, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.spec = spec
-        ropes = _distinct_ropes(spec)
+        ropes = spec.ropes
         self.embed, self.head = _embedding_and_head(spec)
         self.ropes = nn.ModuleList(Rope(rope, torch.device(device)) for rope in ropes)
         self.layers = nn.ModuleList(
-            Block(block, spec.width, None if block.mixer.rope is None else ropes.index(block.mixer.rope))
+            make_block(block, spec.width, None if block.mixer.rope is None else ropes.index(block.mixer.rope))
             for block in spec.layers
         )
         self.norm = make_norm(spec.norm, spec.width)
@@ -117,14 +104,18 @@ class Decoder(nn.Module):
         positions: Tensor,
         batch: AttentionBatch,
         slot_mapping: Tensor,
-        caches: Sequence[KvCache],
+        caches: Sequence[Cache],
+        states: StateBatch | None = None,
+        rope_regimes: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [T, C], normed, of token ids [T] or embeddings [T, C] at positions [T].
 
-        Writes each token's state to `caches` (one a layer) at `slot_mapping` [T]; negative slots are padding.
+        Writes each token's state to `caches` (one a layer) at `slot_mapping` [T], where negative slots are padding;
+        models with recurrent state find it through `states`. `rope_regimes` [T] holds the regime of each token's
+        request (`rope_regime`) where the spec's rotary embedding depends on length; without it all are in regime 0.
         """
         x = inputs if inputs.is_floating_point() else self.embed(inputs)
-        step = Step(batch, slot_mapping, tuple(rope(positions) for rope in self.ropes))
+        step = Step(batch, slot_mapping, tuple(rope(positions, rope_regimes) for rope in self.ropes), states)
         residual = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer(x, residual, step, cache)
@@ -134,15 +125,20 @@ class Decoder(nn.Module):
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [R, V] in float32 of hidden rows [R, C]: pass only the rows that are sampled."""
-        return self.head(hidden).float()
+        assert self.head is not None, "the model has no output head"
+        logits = self.head(hidden).float()
+        if self.spec.logit_scale != 1.0:
+            logits *= self.spec.logit_scale
+        if self.spec.logit_softcap is not None:
+            logits = torch.tanh(logits / self.spec.logit_softcap) * self.spec.logit_softcap
+        return logits
 
 
-def _embedding_and_head(spec: ModelSpec) -> tuple[Embedding, Callable[[Tensor], Tensor]]:
+def _embedding_and_head(spec: ModelSpec) -> tuple[Embedding, Callable[[Tensor], Tensor] | None]:
+    size = (spec.vocab_size, spec.width, spec.embedding_multiplier)
+    if not spec.has_head:
+        return Embedding(*size), None
     if spec.tied_embeddings:
-        tied = TiedEmbedding(spec.vocab_size, spec.width)
+        tied = TiedEmbedding(*size)
         return tied, tied.project
-    return Embedding(spec.vocab_size, spec.width), Linear(spec.width, spec.vocab_size)
-
-
-def _distinct_ropes(spec: ModelSpec) -> list[RopeSpec]:
-    return list(dict.fromkeys(block.mixer.rope for block in spec.layers if block.mixer.rope is not None))
+    return Embedding(*size), Linear(spec.width, spec.vocab_size, spec.head_bias)

@@ -54,5 +54,5 @@ class Mlp(nn.Module):
         return out
 
 
-def make_ffn(spec: MlpSpec, width: int) -> nn.Module:
+def make_mlp(spec: MlpSpec, width: int) -> nn.Module:
     return GatedMlp(spec, width) if spec.gated else Mlp(spec, width)

@@ -16,12 +16,14 @@ class RmsNorm(Loadable):
         super().__init__()
         self.eps = spec.eps
         self.size = size
+        self.unit_offset = spec.unit_offset
 
     def slots(self) -> dict[str, Slot]:
         return {"weight": Slot((self.size,))}
 
     def assign(self, tensors: dict[str, Tensor]) -> None:
-        self.weight = tensors.pop("weight")
+        weight = tensors.pop("weight")
+        self.weight = weight.float() + 1 if self.unit_offset else weight  # the sum does not fit bfloat16
 
     @property
     def num_bytes(self) -> int:

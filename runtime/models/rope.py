@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from sirocco.kernels.rope import rope_tables
-from sirocco.runtime.models.spec import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
+from sirocco.runtime.models.spec import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongropeScaling,
+    RopeSpec,
+    YarnScaling,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +30,75 @@ class Rope(nn.Module):
 
     def __init__(self, spec: RopeSpec, device: torch.device) -> None:
         super().__init__()
-        inv_freq, self.scale = inverse_frequencies(spec)
-        self.inv_freq = inv_freq.to(device)
+        self.frequencies = _FREQUENCIES.get(type(spec.scaling), StaticFrequencies)(spec, device)
 
-    def forward(self, positions: Tensor) -> RopeTables:
-        """Tables for positions [T]."""
-        return RopeTables(*rope_tables(self.inv_freq, positions, self.scale))
+    def forward(self, positions: Tensor, regimes: Tensor | None = None) -> RopeTables:
+        """Tables for positions [T] of requests in these regimes [T]."""
+        inv_freq, scale = self.frequencies(positions, regimes)
+        cos, sin = rope_tables(inv_freq, positions)
+        return RopeTables(cos, sin) if scale is None else RopeTables(cos * scale, sin * scale)
+
+
+class StaticFrequencies:
+    """The same [R / 2] for every token."""
+
+    def __init__(self, spec: RopeSpec, device: torch.device) -> None:
+        inv_freq, scale = inverse_frequencies(spec)
+        self.inv_freq = inv_freq.to(device)
+        self.scale = None if scale == 1.0 else scale
+
+    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, float | None]:
+        return self.inv_freq, self.scale
+
+
+class LongropeFrequencies:
+    """A row [R / 2] for short requests and one for long ones."""
+
+    def __init__(self, spec: RopeSpec, device: torch.device) -> None:
+        scaling = spec.scaling
+        assert isinstance(scaling, LongropeScaling)
+        factors = torch.tensor([scaling.short_factors, scaling.long_factors], dtype=torch.float32)
+        self.inv_freq = (1.0 / (factors * wavelengths(spec))).to(device)
+        self.scales = torch.tensor([[scaling.short_attention_factor], [scaling.long_attention_factor]], device=device)
+
+    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, Tensor]:
+        if regimes is None:
+            return self.inv_freq[0], self.scales[0]
+        return self.inv_freq[regimes], self.scales[regimes]
+
+
+class DynamicFrequencies:
+    """A base for each length, which is the regime."""
+
+    def __init__(self, spec: RopeSpec, device: torch.device) -> None:
+        assert isinstance(spec.scaling, DynamicScaling)
+        self.spec, self.scaling = spec, spec.scaling
+        self.exponents = exponents(spec).to(device)
+
+    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, None]:
+        if regimes is None:
+            return 1.0 / self.spec.theta**self.exponents, None
+        factor, original, size = self.scaling.factor, self.scaling.original_max_len, self.spec.rotary_dim
+        lengths = regimes.clamp_min(original)[:, None]
+        growth = (factor * lengths / original - (factor - 1)) ** (size / (size - 2))
+        return 1.0 / (self.spec.theta * growth) ** self.exponents, None
+
+
+Frequencies = StaticFrequencies | LongropeFrequencies | DynamicFrequencies
+_FREQUENCIES: dict[type, type[Frequencies]] = {
+    LongropeScaling: LongropeFrequencies,
+    DynamicScaling: DynamicFrequencies,
+}
+
+
+def exponents(spec: RopeSpec) -> Tensor:
+    return torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32) / spec.rotary_dim
+
+
+def wavelengths(spec: RopeSpec) -> Tensor:
+    """Over 2 pi, [R / 2]."""
+    lengths: Tensor = spec.theta ** exponents(spec)
+    return lengths
 
 
 def inverse_frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
@@ -37,17 +107,16 @@ def inverse_frequencies(spec: RopeSpec) -> tuple[Tensor, float]:
     All in float32 and in the order of operations that checkpoints were trained with: at position 100,000 the last bit
     of a frequency moves an angle by 0.006.
     """
-    exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32) / spec.rotary_dim
-    wavelengths = spec.theta**exponents  # over 2 pi
+    lengths = wavelengths(spec)
     match spec.scaling:
-        case None:
-            return 1.0 / wavelengths, 1.0
         case LinearScaling(factor):
-            return 1.0 / wavelengths / factor, 1.0
+            return 1.0 / lengths / factor, 1.0
         case Llama3Scaling() as scaling:
-            return _llama3(1.0 / wavelengths, scaling), 1.0
+            return _llama3(1.0 / lengths, scaling), 1.0
         case YarnScaling() as scaling:
-            return _yarn(wavelengths, spec, scaling), scaling.attention_factor
+            return _yarn(lengths, spec, scaling), scaling.attention_factor
+        case _:
+            return 1.0 / lengths, 1.0
 
 
 def _llama3(inv_freq: Tensor, scaling: Llama3Scaling) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # What checkpoints call the weights: a module path of the decoder, `*` for a layer's number, to the path or paths in the
-# checkpoint, fused in this order.
+# checkpoint, `#` for an expert's number, fused in this order.
 WeightNames = Mapping[str, tuple[str, ...]]
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sirocco.runtime.models.attention import Attention, Step
+from sirocco.runtime.models.attention import Attention
 from sirocco.runtime.models.cache import KvCache
 from sirocco.runtime.models.rope import Rope
 from sirocco.runtime.models.spec import AttentionSpec, NormSpec, RopeSpec
+from sirocco.runtime.models.step import Step
 
 from .harness import layout
 

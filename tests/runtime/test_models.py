@@ -11,7 +11,7 @@ from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models import device
 from sirocco.runtime.models.cache import allocate_caches
 from sirocco.runtime.models.linear import FusedLinear
-from sirocco.runtime.models.mlp import make_ffn
+from sirocco.runtime.models.block import make_ffn
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.random import SHAPES, random_model
 from sirocco.runtime.models.registry import build_spec
