@@ -11,7 +11,7 @@ from sirocco.api.errors import HttpError
 from sirocco.api.guard import PREFLIGHT_HEADERS, Guard
 from sirocco.api.http import Exchange, Receive, Scope, Send
 from sirocco.api.options import ServerOptions
-from sirocco.api.routes import chat, completions, health, models
+from sirocco.api.routes import chat, completions, embeddings, health, models
 from sirocco.api.service import Service
 from sirocco.runtime.errors import EngineUnavailableError, SiroccoError
 
@@ -28,6 +28,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/models/{}": {"GET": models.get_model},
     "/v1/chat/completions": {"POST": chat.chat_completions},
     "/v1/completions": {"POST": completions.completions},
+    "/v1/embeddings": {"POST": embeddings.embeddings},
 }
 _PATTERNS = [(path, re.compile(path.replace("{}", "(.+)"))) for path in ROUTES if "{}" in path]
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")

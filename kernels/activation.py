@@ -6,17 +6,27 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from sirocco.kernels.backend import use_triton
+
 Activation = Callable[[Tensor], Tensor]
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """Return silu(gate) * up of gate_up [..., 2 I], gate in the first half, as [..., I] (arXiv:2002.05202)."""
+    if use_triton(gate_up):
+        from sirocco.kernels.triton import activation as kernels
+
+        return kernels.gated(gate_up, "silu")
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
 
 def geglu(gate_up: Tensor, tanh: bool) -> Tensor:
     """Return gelu(gate) * up of gate_up [..., 2 I], gate in the first half, as [..., I]; `tanh` approximates."""
+    if use_triton(gate_up):
+        from sirocco.kernels.triton import activation as kernels
+
+        return kernels.gated(gate_up, "gelu_tanh" if tanh else "gelu")
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh" if tanh else "none").mul_(up)
 
@@ -27,9 +37,17 @@ def activation(name: str) -> Activation:
     Raises ValueError for a name that is not known.
     """
     try:
-        return _ACTIVATIONS[name]
+        return functools.partial(_run, _KINDS[name])
     except KeyError:
-        raise ValueError(f"unknown activation {name!r}; known are {', '.join(sorted(_ACTIVATIONS))}") from None
+        raise ValueError(f"unknown activation {name!r}; known are {', '.join(sorted(_KINDS))}") from None
+
+
+def _run(kind: str, x: Tensor) -> Tensor:
+    if use_triton(x):
+        from sirocco.kernels.triton import activation as kernels
+
+        return kernels.unary(x, kind)
+    return _DEFINITIONS[kind](x)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -40,21 +58,22 @@ def _relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-_gelu_tanh: Activation = functools.partial(F.gelu, approximate="tanh")
-
-_ACTIVATIONS: dict[str, Activation] = {
+_DEFINITIONS: dict[str, Activation] = {
     "gelu": F.gelu,
-    "gelu_python": F.gelu,
-    "gelu_tanh": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
     "quick_gelu": _quick_gelu,
     "relu": F.relu,
     "relu2": _relu_squared,
     "relu6": F.relu6,
     "sigmoid": F.sigmoid,
     "silu": F.silu,
-    "swish": F.silu,
     "tanh": F.tanh,
+}
+
+_KINDS = {kind: kind for kind in _DEFINITIONS} | {
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "swish": "silu",
 }

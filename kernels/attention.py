@@ -8,9 +8,12 @@ out once a step and shared by its layers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sirocco.kernels.backend import use_triton
 
 _KEY_BYTES = 1 << 20  # gathered keys of one product: they and the values should still be in L2 when they are multiplied
 _SCORE_BYTES = (
@@ -25,6 +28,7 @@ class AttentionBatch:
     """Where the tokens of one step stand: B requests side by side, each with its cached context.
 
     `seq_lens` and `kv_lens` count a request's cached tokens with this step's; the lists are host copies of the tensors.
+    A static batch is replayed by a captured graph: its tensors stay and `refill` follows its lists.
     """
 
     cu_seqlens_q: Tensor  # [B + 1] int32
@@ -32,6 +36,9 @@ class AttentionBatch:
     block_table: Tensor  # [B, P] int32
     query_lens: list[int]
     kv_lens: list[int]
+    static: bool = False
+    work: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # of the Triton kernels, by layer shape
+    _parts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # with and without flash-attn
     _tiles: dict[tuple[int, ...], "list[_TileBatch]"] = field(default_factory=dict, init=False, repr=False)
 
 
@@ -50,8 +57,89 @@ def paged_attention(
     The caches [N, Hkv, S, D] are contiguous and already hold this step's keys and values. Query i of a request stands
     at position seq_len - query_len + i and sees keys with 0 <= distance < window. Scores are scale * q k, then
     softcap * tanh(score / softcap); sinks [H] add one logit per head to the softmax's denominator alone. Rows of q past
-    the last request are padding and return zeros.
+    the last request are padding and return zeros. A Triton kernel raises ValueError as `check_attention` does.
     """
+    if use_triton(q):
+        return _on_gpu(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+    return paged_attention_torch(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+
+
+def _on_gpu(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """flash-attn for the long chunks at the end of a step where that is faster, our kernels for the rest."""
+    from sirocco.kernels import flash
+    from sirocco.kernels.triton import attention  # triton is absent on macOS
+
+    parts = None
+    if sinks is None and not batch.static:
+        key = (q.shape[2], q.dtype, k_cache.shape[2])
+        if key not in batch._parts:
+            batch._parts[key] = _split(batch, flash.plan(q, k_cache.shape[2], batch))
+        parts = batch._parts[key]
+    if parts is None:
+        return attention.paged_attention(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+    rest, prefill = parts
+    done: Tensor = prefill.attend(q[prefill.token :], k_cache, v_cache, scale, window, softcap)
+    if not prefill.token:
+        return done
+    first = attention.paged_attention(q[: prefill.token], k_cache, v_cache, rest, scale, window, softcap, None)
+    return torch.cat([first, done])
+
+
+def _split(batch: AttentionBatch, prefill: Any) -> tuple[AttentionBatch, Any] | None:
+    """The rows before a prefill, and it."""
+    if prefill is None:
+        return None
+    row = prefill.row
+    rest = AttentionBatch(
+        batch.cu_seqlens_q[: row + 1],
+        batch.seq_lens[:row],
+        batch.block_table[:row],
+        batch.query_lens[:row],
+        batch.kv_lens[:row],
+    )
+    return rest, prefill
+
+
+def refill(batch: AttentionBatch) -> None:
+    """Bring what was made for a static batch in line with its lists, in place and without waiting for the device."""
+    batch._tiles.clear()
+    if batch.work:
+        from sirocco.kernels.triton import attention
+
+        attention.refill(batch)
+
+
+def check_attention(head_dim: int, dtype: torch.dtype, block_size: int, device: torch.device, group: int = 1) -> None:
+    """Raise ValueError, naming it, for a head dim, dtype, block size or group that attention cannot do on a device.
+
+    `group` is the number of query heads that share a KV head.
+    """
+    if use_triton(torch.empty(0, device=device)):
+        from sirocco.kernels.triton import attention
+
+        attention.check_attention(head_dim, dtype, block_size, group)
+
+
+def paged_attention_torch(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """The definition."""
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[1]
     group = num_heads // num_kv_heads

@@ -13,12 +13,19 @@ _QUERY_TILE = 128  # queries that share a range of keys under a window
 
 
 def bidirectional_attention(
-    q: Tensor, k: Tensor, v: Tensor, batch: AttentionBatch, scale: float, window: int | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None = None,
+    distance_bias: Tensor | None = None,
 ) -> Tensor:
     """Attend from q [T, H, D] to k and v [T, Hkv, D] of the same sequence; returns [T, H, D] in q.dtype.
 
     The sequences lie side by side with `batch.query_lens` tokens each. A query sees the keys at a distance below
-    `window` on either side. Neighbours of equal length are computed together, so sort sequences by length.
+    `window` on either side. To the score of a key at distance d after the query, bounded to -R … R, is added
+    `distance_bias[:, R + d]`, [H, 2 R + 1]. Neighbours of equal length are computed together: sort sequences by length.
     """
     out = torch.empty_like(q)
     start = 0
@@ -28,8 +35,9 @@ def bidirectional_attention(
         q_run, k_run, v_run, out_run = (
             x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v, out)
         )  # [B, heads, L, D]
-        for queries, keys in _tiles(length, window):
-            mask = None if window is None else _mask(queries, keys, window, q.device)
+        bound = window if window is not None and window < length else None
+        for queries, keys in _tiles(length, bound):
+            mask = _mask(queries, keys, bound, distance_bias, q)
             out_run[:, :, queries] = F.scaled_dot_product_attention(
                 q_run[:, :, queries], k_run[:, :, keys], v_run[:, :, keys], mask, scale=scale, enable_gqa=True
             )
@@ -39,7 +47,7 @@ def bidirectional_attention(
 
 def _tiles(length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
     """Ranges of queries, each with the keys that any of them sees."""
-    if window is None or window >= length:
+    if window is None:
         yield slice(0, length), slice(0, length)
         return
     for start in range(0, length, _QUERY_TILE):
@@ -47,7 +55,16 @@ def _tiles(length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
         yield slice(start, stop), slice(max(0, start - window + 1), min(length, stop + window - 1))
 
 
-def _mask(queries: slice, keys: slice, window: int, device: torch.device) -> Tensor:
-    query = torch.arange(queries.start, queries.stop, device=device)
-    key = torch.arange(keys.start, keys.stop, device=device)
-    return (query[:, None] - key).abs() < window
+def _mask(queries: slice, keys: slice, window: int | None, bias: Tensor | None, q: Tensor) -> Tensor | None:
+    """What is added to the scores, or which keys are seen; None where all are and nothing is added."""
+    if window is None and bias is None:
+        return None
+    query = torch.arange(queries.start, queries.stop, device=q.device)
+    key = torch.arange(keys.start, keys.stop, device=q.device)
+    distance = key - query[:, None]
+    seen = None if window is None else distance.abs() < window
+    if bias is None:
+        return seen
+    reach = bias.shape[1] // 2
+    added = bias.to(q.dtype)[:, distance.clamp(-reach, reach) + reach]
+    return added if seen is None else added.masked_fill(~seen, -torch.inf)

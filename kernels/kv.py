@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from sirocco.kernels.norm import rms_norm
-from sirocco.kernels.rope import rotate
+from sirocco.kernels.backend import use_triton
+from sirocco.kernels.norm import rms_norm_torch
+from sirocco.kernels.rope import rotate_torch
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
@@ -11,6 +12,16 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 
     A row with a negative slot is padding and is not written. Slots of one call must differ.
     """
+    if use_triton(k):
+        from sirocco.kernels.triton import kv
+
+        kv.write_kv(k, v, k_cache, v_cache, slot_mapping)
+    else:
+        write_kv_torch(k, v, k_cache, v_cache, slot_mapping)
+
+
+def write_kv_torch(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """The definition of `write_kv`."""
     if bool((slot_mapping < 0).any()):
         rows = (slot_mapping >= 0).nonzero().squeeze(-1)
         k, v, slot_mapping = k[rows], v[rows], slot_mapping[rows]
@@ -39,16 +50,22 @@ def norm_rope_write(
     A weight [D] of None skips that norm; cos and sin [T, R / 2] of None skip the rotation. The caches [N, Hkv, S, D]
     change in place as in `write_kv`.
     """
+    if use_triton(qkv):
+        from sirocco.kernels.triton import kv
+
+        return kv.norm_rope_write(
+            qkv, q_weight, k_weight, eps, cos, sin, interleaved, k_cache, v_cache, slot_mapping, num_heads, num_kv_heads
+        )
     total, qk_heads = num_heads + 2 * num_kv_heads, num_heads + num_kv_heads
     heads = qkv.view(len(qkv), total, qkv.shape[-1] // total)
     q, k, v = heads[:, :num_heads], heads[:, num_heads:qk_heads], heads[:, qk_heads:]
     if q_weight is None and k_weight is None and cos is not None and sin is not None:
-        turned = rotate(heads[:, :qk_heads], cos, sin, interleaved)  # one pass while they are adjacent
+        turned = rotate_torch(heads[:, :qk_heads], cos, sin, interleaved)  # one pass while they are adjacent
         q, k = turned[:, :num_heads], turned[:, num_heads:]
     else:
         q = _norm_rotate(q, q_weight, eps, cos, sin, interleaved)
         k = _norm_rotate(k, k_weight, eps, cos, sin, interleaved)
-    write_kv(k, v, k_cache, v_cache, slot_mapping)
+    write_kv_torch(k, v, k_cache, v_cache, slot_mapping)
     return q
 
 
@@ -56,5 +73,5 @@ def _norm_rotate(
     x: Tensor, weight: Tensor | None, eps: float, cos: Tensor | None, sin: Tensor | None, interleaved: bool
 ) -> Tensor:
     if weight is not None:
-        x = rms_norm(x, weight, eps)
-    return x if cos is None or sin is None else rotate(x, cos, sin, interleaved)
+        x = rms_norm_torch(x, weight, eps)
+    return x if cos is None or sin is None else rotate_torch(x, cos, sin, interleaved)

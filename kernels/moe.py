@@ -97,6 +97,16 @@ def route_sparse_mixer(logits: Tensor, jitter: float) -> Routing:
     return Routing(torch.cat((first, second), -1), torch.cat((first_weight, second_weight), -1))
 
 
+def clamped_swiglu(gate_up: Tensor, alpha: float, limit: float) -> Tensor:
+    """Return gate * sigmoid(alpha * gate) * (up + 1) of gate_up [..., 2 I], gate in the first half, as [..., I].
+
+    Before that the gate is bounded above, and up on both sides, by `limit` (GPT-OSS, arXiv:2508.10925).
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    gate = gate.clamp(max=limit)
+    return torch.sigmoid(gate * alpha).mul_(gate).mul_(up.clamp(-limit, limit).add_(1))
+
+
 def apply_experts(x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the weighted sum [T, C] of each token's experts `down(activation(up(x)))` of x [T, C].
 
@@ -111,7 +121,8 @@ def apply_experts(x: Tensor, routing: Routing, experts: Experts, activation: Cal
     rows = activation(_grouped_matmul(rows, groups, experts.up, experts.up_bias))
     rows = _grouped_matmul(rows, groups, experts.down, experts.down_bias)
     outputs = torch.empty_like(rows).index_copy_(0, order, rows).view(num_tokens, top_k, -1)
-    return torch.bmm(routing.weights.to(x.dtype)[:, None], outputs).squeeze(1)
+    out: Tensor = torch.bmm(routing.weights.to(x.dtype)[:, None], outputs).squeeze(1)
+    return out
 
 
 def _groups(chosen: Tensor, num_experts: int) -> list[tuple[int, int]]:
@@ -137,7 +148,8 @@ def _only_groups(scores: Tensor, group_scores: Tensor, top_groups: int, otherwis
     """scores [T, E] with `otherwise` outside the best `top_groups` of group_scores [T, num_groups]."""
     best = group_scores.topk(top_groups, -1).indices
     outside = torch.ones_like(group_scores, dtype=torch.bool).scatter_(-1, best, False)
-    return scores.unflatten(-1, (group_scores.shape[-1], -1)).masked_fill(outside[..., None], otherwise).flatten(-2)
+    grouped: Tensor = scores.unflatten(-1, (group_scores.shape[-1], -1))
+    return grouped.masked_fill(outside[..., None], otherwise).view_as(scores)
 
 
 def _sparse_choice(scores: Tensor, candidates: Tensor, jitter: float) -> tuple[Tensor, Tensor]:

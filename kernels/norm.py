@@ -4,12 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sirocco.kernels.backend import use_triton
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each row of x [..., C] to unit root mean square, then by weight [C] (arXiv:1910.07467).
 
     Returns [..., C] in x.dtype; the sum runs in float32 at least.
     """
+    if use_triton(x):
+        from sirocco.kernels.triton import norm
+
+        return norm.rms_norm(x, weight, eps)
+    return rms_norm_torch(x, weight, eps)
+
+
+def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The definition of `rms_norm`."""
     if weight.dtype == x.dtype:
         return F.rms_norm(x, x.shape[-1:], weight, eps)  # the same numbers with fewer calls: 14 us to 19 for one row
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -19,8 +30,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return (rms_norm(residual + x), residual + x) of x and residual [..., C]; the norm reads the rounded sum."""
+    if use_triton(x):
+        from sirocco.kernels.triton import norm
+
+        return norm.add_rms_norm(x, residual, weight, eps)
     residual = residual + x
-    return rms_norm(residual, weight, eps), residual
+    return rms_norm_torch(residual, weight, eps), residual
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -28,6 +43,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
     Returns [..., C] in x.dtype; the sums run in float32 at least.
     """
+    if use_triton(x):
+        from sirocco.kernels.triton import norm
+
+        return norm.layer_norm(x, weight, bias, eps)
+    return layer_norm_torch(x, weight, bias, eps)
+
+
+def layer_norm_torch(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """The definition of `layer_norm`."""
     wide = torch.promote_types(x.dtype, torch.float32)
     normed = F.layer_norm(x.to(wide), x.shape[-1:], weight.to(wide), None if bias is None else bias.to(wide), eps)
     return normed.to(x.dtype)
@@ -37,5 +61,9 @@ def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Return (layer_norm(residual + x), residual + x) of x and residual [..., C]; the norm reads the rounded sum."""
+    if use_triton(x):
+        from sirocco.kernels.triton import norm
+
+        return norm.add_layer_norm(x, residual, weight, bias, eps)
     residual = residual + x
-    return layer_norm(residual, weight, bias, eps), residual
+    return layer_norm_torch(residual, weight, bias, eps), residual

@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sirocco.kernels.backend import use_triton
+
 _ONE = 1 << 40  # the best token's mass; 2**22 tokens of it still sum below 2**62
 _UNIT = 1 << 24  # uniform numbers and top-p are whole numbers of 2**-24
 _WORD = 0xFFFFFFFF
@@ -54,6 +56,15 @@ def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
     of token id with one uniform number per row, `philox_uniform(seed, position)`: the first token whose cumulative mass
     exceeds u times the total. Temperature 0 takes the best token, the first of equals. +inf outweighs all finite ones.
     """
+    if use_triton(logits):
+        from sirocco.kernels.triton import sampling
+
+        return sampling.sample(logits, params)
+    return sample_torch(logits, params)
+
+
+def sample_torch(logits: Tensor, params: SamplingTensors) -> Tensor:
+    """The definition of `sample`."""
     values = logits.to(torch.promote_types(logits.dtype, torch.float32))
     best, tokens = _max(values)
     failed = best.isnan() | (best == -torch.inf)
@@ -108,6 +119,23 @@ def apply_penalties(
     divided and negative ones multiplied by `repetition` (arXiv:1909.05858); then those of the output lose `presence`
     once and `frequency` per occurrence (OpenAI's rule).
     """
+    if use_triton(logits):
+        from sirocco.kernels.triton import logits as kernels
+
+        kernels.apply_penalties(logits, output_counts, prompt_mask, repetition, presence, frequency)
+    else:
+        apply_penalties_torch(logits, output_counts, prompt_mask, repetition, presence, frequency)
+
+
+def apply_penalties_torch(
+    logits: Tensor,
+    output_counts: Tensor,
+    prompt_mask: Tensor,
+    repetition: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+) -> None:
+    """The definition of `apply_penalties`."""
     repetition, presence, frequency = repetition[:, None], presence[:, None], frequency[:, None]
     in_output = output_counts > 0
     scaled = torch.where(logits > 0, logits / repetition, logits * repetition)
@@ -125,6 +153,15 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Ten
 
     A row whose token id is negative returns numbers that mean nothing.
     """
+    if use_triton(logits):
+        from sirocco.kernels.triton import logits as kernels
+
+        return kernels.token_logprobs(logits, token_ids, num_top)
+    return token_logprobs_torch(logits, token_ids, num_top)
+
+
+def token_logprobs_torch(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition of `token_logprobs`."""
     values = logits.to(torch.promote_types(logits.dtype, torch.float32))
     shifted = _below(values, values.amax(-1, keepdim=True))
     total = shifted.exp().sum(-1, keepdim=True).log()

@@ -5,6 +5,7 @@ Nothing here imports torch: the API process runs it too.
 
 import asyncio
 import contextlib
+from array import array
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -172,6 +173,35 @@ class AsyncEngine:
             for task in tasks:
                 task.cancel()
 
+    @overload
+    async def embed(self, texts: str, truncate: bool = False, dimensions: int | None = None) -> list[float]: ...
+
+    @overload
+    async def embed(
+        self, texts: Sequence[Prompt], truncate: bool = False, dimensions: int | None = None
+    ) -> list[list[float]]: ...
+
+    async def embed(
+        self, texts: str | Sequence[Prompt], truncate: bool = False, dimensions: int | None = None
+    ) -> list[float] | list[list[float]]:
+        """The vector of a text, or of each of a list (texts or token ids), by a model that makes embeddings.
+
+        `truncate` cuts texts that are too long, `dimensions` shortens the vectors where the model was trained for it.
+        Raises as `submit` does.
+        """
+        several = [texts] if isinstance(texts, str) else texts
+        vectors = await self.client.embed(await self.tokenize_inputs(several, truncate), dimensions)
+        numbers = [array("f", vector).tolist() for vector in vectors]
+        return numbers[0] if isinstance(texts, str) else numbers
+
+    async def tokenize_inputs(self, texts: Sequence[Prompt], truncate: bool = False) -> list[list[int]]:
+        """Token ids of texts to embed; with `truncate` as many of each as the model takes."""
+        sequences = [await self.tokenize(text) if isinstance(text, str) else list(text) for text in texts]
+        if not truncate:
+            return sequences
+        limit = self.client.info.max_model_len
+        return [_truncated(sequence, limit) for sequence in sequences]
+
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
         async with self.submit(prompt, params) as events:
@@ -200,3 +230,8 @@ class AsyncEngine:
         async with contextlib.aclosing(self.stream(prompt, params)) as events:
             async for event in events:
                 yield event
+
+
+def _truncated(ids: list[int], limit: int) -> list[int]:
+    """The first `limit` ids, but with the last one (often an end mark that pooling reads) kept."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

@@ -1,18 +1,27 @@
 """From options to an engine core: load the model, size the cache, wire scheduler and runner together."""
 
 import os
+import time
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from sirocco.kernels.attention import check_attention
 from sirocco.runtime.blocks import BlockPool
-from sirocco.runtime.core import EngineCore
+from sirocco.runtime.core import Core, EngineCore
+from sirocco.runtime.embed_core import EmbedCore
+from sirocco.runtime.embedding import is_embedder, load_embedder
 from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.graphs import CudaCapture, capturable
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.invariant import InvariantRunner
 from sirocco.runtime.models.cache import allocate_caches
 from sirocco.runtime.models.load import LoadedModel, load_model
+from sirocco.runtime.models.spec import AttentionSpec, ModelSpec, regime_limit, rope_regime
 from sirocco.runtime.runner import ModelRunner
 from sirocco.runtime.scheduler import Scheduler
+from sirocco.runtime.sequence import Regimes
 from sirocco.runtime.wire import EngineInfo, EngineOptions
 
 BLOCK_SIZE = 16
@@ -22,30 +31,61 @@ TOKEN_BUDGET = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes: what a running stream waits for
 
 
-def build_engine(options: EngineOptions) -> tuple[EngineCore, EngineInfo]:
+def build_engine(options: EngineOptions) -> tuple[Core, EngineInfo]:
     """Load the model that `options` names. Raises `ModelLoadError`."""
     folder = resolve_model(options.model)
+    if is_embedder(folder):
+        return _build_embedder(folder, options)
     loaded = load_model(folder, options.dtype, options.device, options.progress)
     return assemble(loaded, options, model_id(options.model))
 
 
+def _build_embedder(folder: Path, options: EngineOptions) -> tuple[EmbedCore, EngineInfo]:
+    started = time.perf_counter()
+    embedder = load_embedder(folder, options.dtype, options.device, options.progress)
+    info = EngineInfo(
+        model=model_id(options.model),
+        max_model_len=min(embedder.max_len, options.max_model_len or embedder.max_len),
+        vocab_size=embedder.backbone.model.spec.vocab_size,
+        block_size=0,
+        num_blocks=0,
+        kv_bytes_per_token=0,
+        max_num_seqs=options.max_num_seqs,
+        max_waiting=options.max_waiting,
+        device=str(embedder.backbone.device),
+        dtype=str(embedder.backbone.model.embed.weight.dtype).removeprefix("torch."),
+        weight_bytes=embedder.num_bytes,
+        load_seconds=time.perf_counter() - started,
+        kind="embed",
+    )
+    return EmbedCore(embedder), info
+
+
 def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[EngineCore, EngineInfo]:
-    """An engine over a model that is in memory already."""
+    """An engine over a model that is in memory already. Raises `ModelLoadError` for what no kernel of it can do."""
+    _check_operators(loaded)
     device = loaded.device.type
     max_model_len = min(loaded.spec.max_model_len, options.max_model_len or loaded.spec.max_model_len)
     token_bytes = loaded.spec.cache_bytes_per_token(loaded.dtype.itemsize)
     num_blocks = _num_blocks(options, loaded, token_bytes * BLOCK_SIZE, max_model_len)
     max_model_len = min(max_model_len, (num_blocks - 1) * BLOCK_SIZE)
-    caches = allocate_caches(loaded.spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device)
+    spec = loaded.spec
+    is_recurrent = spec.cache_bytes_per_request(1) > 0
+    if is_recurrent and options.batch_invariant:
+        raise ModelLoadError("batch_invariant is not supported for models with recurrent layers")
+    caches = allocate_caches(spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device, options.max_num_seqs)
     make_runner = InvariantRunner if options.batch_invariant else ModelRunner
-    runner = make_runner(loaded.model, caches, options.max_num_seqs, max_model_len, loaded.device)
+    runner = make_runner(loaded.model, caches, BLOCK_SIZE, options.max_num_seqs, max_model_len, loaded.device)
+    if device == "cuda" and not options.batch_invariant and capturable(loaded.spec):
+        runner.capture(CudaCapture())
     chunk_size = options.chunk_size or CHUNK_SIZE[device]
     scheduler = Scheduler(
         BlockPool(num_blocks, BLOCK_SIZE),
         options.max_num_seqs,
         max(TOKEN_BUDGET[device] if options.chunk_size is None else chunk_size, options.max_num_seqs),
         chunk_size,
-        options.prefix_caching,
+        options.prefix_caching and not is_recurrent,  # blocks say nothing about the state after them
+        _regimes(spec),
     )
     info = EngineInfo(
         model=name,
@@ -62,6 +102,22 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
         load_seconds=loaded.load_seconds,
     )
     return EngineCore(scheduler, runner, depth=1 if device == "cuda" else 0), info
+
+
+def _regimes(spec: ModelSpec) -> Regimes | None:
+    if regime_limit(spec, 0) is None:
+        return None
+    return Regimes(partial(rope_regime, spec), partial(regime_limit, spec))
+
+
+def _check_operators(loaded: LoadedModel) -> None:
+    for mixer in {block.mixer for block in loaded.spec.layers}:
+        if isinstance(mixer, AttentionSpec):
+            try:
+                group = mixer.num_heads // mixer.num_kv_heads
+                check_attention(mixer.head_dim, loaded.dtype, BLOCK_SIZE, loaded.device, group)
+            except ValueError as error:
+                raise ModelLoadError(str(error)) from None
 
 
 def _num_blocks(options: EngineOptions, loaded: LoadedModel, block_bytes: int, max_model_len: int) -> int:

@@ -162,6 +162,11 @@ class Checkpoint:
         for file in self._files:
             file.close()
 
+    def hide(self, prefixes: tuple[str, ...]) -> None:
+        """Forget the tensors whose names begin like one of these."""
+        for name in [name for name in self._where if name.startswith(prefixes)]:
+            del self._where[name]
+
     def read(self, name: str, out: Tensor) -> None:
         """Copy a tensor into `out`, a contiguous tensor of its size on any device, converting to its dtype."""
         file, entry = self._where[name]

@@ -3,12 +3,32 @@
 Nothing here imports torch: the API process uses this module.
 """
 
+import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from typing import Literal, Protocol
 
-from sirocco.runtime.errors import EngineUnavailableError, OverloadedError, SiroccoError
-from sirocco.runtime.wire import Abort, Command, EngineInfo, EngineRequest, EngineStats, Outputs, Pause, SequenceOutput
+from sirocco.runtime.errors import (
+    CONTEXT_LENGTH_EXCEEDED,
+    ContextLengthError,
+    EngineUnavailableError,
+    GenerationError,
+    OverloadedError,
+    RequestError,
+    SiroccoError,
+)
+from sirocco.runtime.wire import (
+    Abort,
+    Command,
+    Embedded,
+    EmbedRequest,
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    Outputs,
+    Pause,
+    SequenceOutput,
+)
 
 EngineState = Literal["starting", "ready", "restarting", "failed", "closed"]
 
@@ -36,6 +56,7 @@ class EngineClient(ABC):
         self._info: EngineInfo | None = None
         self._ids = itertools.count(1)
         self._open: dict[int, tuple[EngineRequest, Sink, set[int]]] = {}  # with the choices that still run
+        self._embeds: dict[int, asyncio.Future[list[bytes]]] = {}
 
     @abstractmethod
     async def start(self) -> EngineInfo:
@@ -58,7 +79,7 @@ class EngineClient(ABC):
     @property
     def num_open(self) -> int:
         """Requests inside the engine."""
-        return len(self._open)
+        return len(self._open) + len(self._embeds)
 
     def next_id(self) -> int:
         """A request id never used before with this client."""
@@ -68,15 +89,37 @@ class EngineClient(ABC):
         """Hand over a request. Raises `OverloadedError` when the queue is full, `EngineUnavailableError` when not
         ready.
         """
-        if self.state != "ready":
-            raise EngineUnavailableError(self.state_reason)
-        limit = self.info.max_num_seqs + self.info.max_waiting
-        if len(self._open) >= limit:
-            raise OverloadedError(
-                f"{len(self._open)} requests are waiting or running, which is the limit; try again later"
-            )
+        self._admit("generate")
         self._send(request)
         self._open[request.id] = (request, sink, set(range(request.n)))
+
+    async def embed(self, sequences: list[list[int]], dimensions: int | None = None) -> list[bytes]:
+        """Vectors of token sequences, each as little-endian float32. Cancelling takes the request back.
+
+        Raises as `add` does, and `RequestError` for sequences or dimensions that the model does not take.
+        """
+        self._admit("embed")
+        request = EmbedRequest(self.next_id(), sequences, dimensions)
+        done = self._embeds[request.id] = asyncio.get_running_loop().create_future()
+        self._send(request)
+        try:
+            return await done
+        finally:
+            if self._embeds.pop(request.id, None) is not None and self.state == "ready":
+                self._send(Abort(request.id))
+
+    def _admit(self, kind: Literal["generate", "embed"]) -> None:
+        """Refuse a request that this engine cannot take, now or ever."""
+        if self.state != "ready":
+            raise EngineUnavailableError(self.state_reason)
+        if self.info.kind != kind:
+            makes = "embeddings and generates no text" if kind == "generate" else "text and no embeddings"
+            raise RequestError(f"the model {self.info.model!r} makes {makes}", "model")
+        limit = self.info.max_num_seqs + self.info.max_waiting
+        if self.num_open >= limit:
+            raise OverloadedError(
+                f"{self.num_open} requests are waiting or running, which is the limit; try again later"
+            )
 
     def abort(self, id: int, index: int | None = None) -> None:
         """Stop a request (or one choice). Its sink hears nothing more of it; unknown and finished ids are ignored."""
@@ -98,6 +141,9 @@ class EngineClient(ABC):
     def _deliver(self, outputs: Outputs) -> None:
         """Hand a step's outputs to their sinks; those of aborted requests are dropped."""
         self.stats = outputs.stats
+        for embedded in outputs.embedded:
+            if (done := self._embeds.pop(embedded.id, None)) is not None and not done.done():
+                _settle(done, embedded)
         for output in outputs.outputs:
             entry = self._open.get(output.id)
             if entry is None or output.index not in entry[2]:
@@ -113,4 +159,19 @@ class EngineClient(ABC):
         entries, self._open = list(self._open.values()), {}
         for _, sink, _ in entries:
             sink.fail(error)
+        embeds, self._embeds = list(self._embeds.values()), {}
+        for done in embeds:
+            if not done.done():
+                done.set_exception(error)
         return [request for request, _, _ in entries]
+
+
+def _settle(done: "asyncio.Future[list[bytes]]", embedded: Embedded) -> None:
+    if embedded.error is None:
+        done.set_result(embedded.vectors)
+    elif embedded.code == CONTEXT_LENGTH_EXCEEDED:
+        done.set_exception(ContextLengthError(embedded.error, embedded.param))
+    elif embedded.param is not None:
+        done.set_exception(RequestError(embedded.error, embedded.param))
+    else:
+        done.set_exception(GenerationError(embedded.error))

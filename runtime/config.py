@@ -84,6 +84,16 @@ class Fields:
             raise self.error(name, f"must be a list of strings, got {_shown(value)}")
         return tuple(value)
 
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(
+            isinstance(item, int) and not isinstance(item, bool) and abs(item) <= MAX_SIZE for item in value
+        ):
+            raise self.error(name, f"must be a list of integers, got {_shown(value)}")
+        return tuple(value)
+
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id or a list of them; empty where the field is missing."""
         value = self.values.get(name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sirocco.runtime.plan import Plan, StepResult
 from sirocco.runtime.scheduler import Scheduler
-from sirocco.runtime.wire import Abort, Command, EngineRequest, Outputs, Pause, SequenceOutput
+from sirocco.runtime.wire import Abort, Command, EmbedRequest, EngineRequest, Outputs, Pause, SequenceOutput
 
 logger = logging.getLogger("sirocco.engine")
 
@@ -21,6 +21,15 @@ class Runner(Protocol):
     def launch(self, plan: Plan) -> Any: ...
 
     def fetch(self, step: Any) -> StepResult: ...
+
+
+class Core(Protocol):
+    """What the loop drives: takes commands, and advances until there is nothing to do."""
+
+    def apply(self, command: Command) -> None: ...
+
+    def advance(self) -> tuple[bool, Outputs]:
+        """Do one piece of work. False when there is nothing to do until a command comes."""
 
 
 class EngineCore:
@@ -41,6 +50,12 @@ class EngineCore:
                 self.scheduler.abort(id, index)
             case Pause(id, paused):
                 self.scheduler.pause(id, paused)
+            case EmbedRequest():
+                raise AssertionError("the client sends no texts to embed to a model that generates")
+
+    def advance(self) -> tuple[bool, Outputs]:
+        busy, outputs = self.step()
+        return busy, Outputs(outputs, self.scheduler.stats())
 
     def step(self) -> tuple[bool, list[SequenceOutput]]:
         """Launch one plan and commit the one before it. False when there is nothing to do until a command comes."""
@@ -78,7 +93,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
 
 
-def run_engine(core: EngineCore, inbox: "SimpleQueue[Command | None]", deliver: Callable[[Outputs], None]) -> None:
+def run_engine(core: Core, inbox: "SimpleQueue[Command | None]", deliver: Callable[[Outputs], None]) -> None:
     """Step until `None` arrives: take in all commands between steps, sleep on the inbox when there is nothing to do."""
     busy = True
     while True:
@@ -91,6 +106,6 @@ def run_engine(core: EngineCore, inbox: "SimpleQueue[Command | None]", deliver: 
                 command = inbox.get(block=False)
         except Empty:
             pass
-        busy, outputs = core.step()
-        if outputs or not busy:  # an engine that falls asleep says so: its gauges stand still from here on
-            deliver(Outputs(outputs, core.scheduler.stats()))
+        busy, outputs = core.advance()
+        if outputs.outputs or outputs.embedded or not busy:  # falling asleep, it says where its gauges stand still
+            deliver(outputs)

@@ -79,6 +79,20 @@ class Engine:
         """Complete one prompt, or each of a list (text or token ids); `params` of a list may be a list too."""
         return self._run(self.asynchronous.generate(prompts, params))  # type: ignore[arg-type]
 
+    @overload
+    def embed(self, texts: str, truncate: bool = False, dimensions: int | None = None) -> list[float]: ...
+
+    @overload
+    def embed(
+        self, texts: Sequence[Prompt], truncate: bool = False, dimensions: int | None = None
+    ) -> list[list[float]]: ...
+
+    def embed(
+        self, texts: str | Sequence[Prompt], truncate: bool = False, dimensions: int | None = None
+    ) -> list[float] | list[list[float]]:
+        """The vector of a text, or of each of a list (texts or token ids), by a model that makes embeddings."""
+        return self._run(self.asynchronous.embed(texts, truncate, dimensions))
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[StreamEvent, None, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
         return self._iterate(self.asynchronous.stream(prompt, params))

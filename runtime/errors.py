@@ -19,11 +19,14 @@ class RequestError(SiroccoError):
         self.code = code
 
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"  # OpenAI's code
+
+
 class ContextLengthError(RequestError):
     """The prompt does not fit the model's context."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message, param, code="context_length_exceeded")
+        super().__init__(message, param, code=CONTEXT_LENGTH_EXCEEDED)
 
 
 class TemplateError(RequestError):

@@ -42,7 +42,10 @@ class InvariantRunner(ModelRunner):
         )
         slots = batch.slot_mapping[tokens]
         slots = torch.cat([slots, slots.new_zeros(padding)])  # slot 0 belongs to the null block
-        hidden = self.model(_pad(batch.token_ids[tokens]), _pad(positions), attention, slots, self.caches)
+        regimes = None if batch.rope_regimes is None else _pad(batch.rope_regimes[tokens])
+        hidden = self.model.forward(
+            _pad(batch.token_ids[tokens]), _pad(positions), attention, slots, self.caches, None, regimes
+        )
         return hidden[:count]
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from sirocco.runtime.client import EngineClient
-from sirocco.runtime.core import EngineCore, run_engine
+from sirocco.runtime.core import Core, run_engine
 from sirocco.runtime.errors import EngineUnavailableError
+from sirocco.runtime.host import prepare_process
 from sirocco.runtime.wire import Command, EngineInfo, EngineOptions, Outputs
 
-Build = Callable[[EngineOptions], tuple[EngineCore, EngineInfo]]
+Build = Callable[[EngineOptions], tuple[Core, EngineInfo]]
 
 
 class LocalClient(EngineClient):
@@ -51,6 +52,7 @@ class LocalClient(EngineClient):
         self._inbox.put(command)
 
     def _run(self, loop: asyncio.AbstractEventLoop, ready: "asyncio.Future[EngineInfo]") -> None:
+        prepare_process()
         try:
             core, info = (self._build or _build)(self.options)
         except BaseException as error:
@@ -64,7 +66,7 @@ class LocalClient(EngineClient):
         run_engine(core, self._inbox, deliver)
 
 
-def _build(options: EngineOptions) -> tuple[EngineCore, EngineInfo]:
+def _build(options: EngineOptions) -> tuple[Core, EngineInfo]:
     from sirocco.runtime.build import build_engine  # imports torch
 
     return build_engine(options)

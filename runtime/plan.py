@@ -19,6 +19,7 @@ class Admission:
     num_prompt_tokens: int
     sampling: Sampling
     seed: int
+    regime: int = 0  # of a length-dependent rotary embedding
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Names for the content of full blocks, so that equal prefixes can share them.
 
-A block's name is BLAKE2b-256 over its parent's name and its token ids; the first parent is derived from whatever must
-keep contents apart: the caller's salt today; adapter, media and rope regime join there.
+A block's name is BLAKE2b-256 over its parent's name and its token ids. The first parent is derived from whatever must
+keep contents apart: the caller's salt and the regime of a length-dependent rotary embedding.
 """
 
 from array import array
@@ -11,9 +11,9 @@ from hashlib import blake2b
 DIGEST_BYTES = 32
 
 
-def root_digest(salt: str | None) -> bytes:
+def root_digest(salt: str | None, regime: int = 0) -> bytes:
     """The parent of a sequence's first block."""
-    return blake2b((salt or "").encode(), digest_size=DIGEST_BYTES, person=b"sirocco.root").digest()
+    return blake2b(f"{regime} {salt or ''}".encode(), digest_size=DIGEST_BYTES, person=b"sirocco.root").digest()
 
 
 def extend_digests(digests: list[bytes], root: bytes, token_ids: Sequence[int], block_size: int) -> None:

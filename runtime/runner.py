@@ -2,7 +2,7 @@
 
 Each running request has a slot. Its token ids live in a device buffer where sampled tokens are written too, so that the
 next step can read them before the host has. Lengths, tables and slot mappings are computed on the host from the plan's
-ints.
+ints. Where decode steps are captured (`graphs.py`), the tables are mirrored on the device too.
 """
 
 from collections.abc import Sequence
@@ -14,78 +14,145 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.mamba import StateBatch
 from sirocco.kernels.sampling import token_logprobs
+from sirocco.runtime.graphs import Capture, DecodeGraphs
 from sirocco.runtime.models.cache import Cache
 from sirocco.runtime.models.decoder import Decoder
+from sirocco.runtime.models.spec import regime_limit
 from sirocco.runtime.plan import Admission, Plan, StepResult
 from sirocco.runtime.request import TokenLogprob
-from sirocco.runtime.sampler import Sampled, Sampler
+from sirocco.runtime.sampler import Sampled, SampledCopy, Sampler
+from sirocco.runtime.transfer import to_device
 
-LOGITS_ROWS = (
-    128  # prompt positions whose logits are computed at a time when log probabilities of the prompt are asked for
-)
+LOGITS_ROWS = 128  # prompt positions whose logits are computed at a time where their log probabilities are asked for
 
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the T tokens of a step's B rows stand, on the host."""
+
+    slots: IntArray  # [B]
+    counts: list[int]  # [B]
+    ends: IntArray  # [B] tokens of a row once the step is done
+    cu_seqlens: NDArray[np.int32]  # [B + 1]
+    token_slots: IntArray  # [T]
+    positions: IntArray  # [T]
+    slot_mapping: IntArray  # [T]
+    samples: NDArray[np.bool_]  # [B] rows that sample
+
+    @property
+    def one_each(self) -> bool:
+        return len(self.positions) == len(self.slots)
+
+    @property
+    def sample_rows(self) -> IntArray | None:
+        """Indices into T of the tokens that are sampled from; None where all are."""
+        if self.one_each and self.samples.all():
+            return None
+        return self.cu_seqlens[1:][self.samples].astype(np.int64) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """The tensors of one step: T tokens of B rows side by side, R of which sample."""
+    """The tensors of one step: T tokens of B rows side by side."""
 
     token_ids: Tensor  # [T]
     positions: Tensor  # [T] int64
     slot_mapping: Tensor  # [T] int64
     attention: AttentionBatch
-    sample_rows: Tensor | None  # [R] indices into T; None when every token is sampled from
-    sample_slots: IntArray  # [R]
-    sample_positions: IntArray  # [R] where the new tokens will stand
+    states: StateBatch | None = None  # where the model is recurrent
+    rope_regimes: Tensor | None = None  # [T], where its rotary embedding depends on a request's length
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """A launched step, until its tokens are fetched."""
 
-    sampled: Sampled | None
-    prompt_logprobs: dict[int, list[TokenLogprob]] = field(default_factory=dict)
+    sampled: SampledCopy | None
+    prompt_logprobs: dict[int, list[SampledCopy]] = field(default_factory=dict)  # by row
 
 
 class ModelRunner:
     """Mirrors `max_num_seqs` slots of up to `max_model_len` tokens over the caches' blocks."""
 
     def __init__(
-        self, model: Decoder, caches: Sequence[Cache], block_size: int, max_num_seqs: int, max_model_len: int, device: torch.device
+        self,
+        model: Decoder,
+        caches: Sequence[Cache],
+        block_size: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        device: torch.device,
     ) -> None:
         self.model = model
         self.caches = caches
         self.device = device
         self.block_size = block_size
         self.sampler = Sampler(max_num_seqs, model.spec.vocab_size, device)
-        self._tokens = torch.zeros(max_num_seqs, max_model_len + 1, dtype=torch.int32, device=device)
-        self._tables = np.zeros((max_num_seqs, -(-max_model_len // self.block_size)), np.int32)
+        # One slot more, which stays empty: padding rows of a captured step are its.
+        self._tokens = torch.zeros(max_num_seqs + 1, max_model_len + 1, dtype=torch.int32, device=device)
+        self._tables = np.zeros((max_num_seqs + 1, -(-max_model_len // self.block_size)), np.int32)
+        self._device_tables: Tensor | None = None
+        self._graphs: DecodeGraphs | None = None
         self._num_prompt = np.zeros(max_num_seqs, np.int64)
+        self._is_recurrent = model.spec.cache_bytes_per_request(1) > 0
+        self._has_regimes = regime_limit(model.spec, 0) is not None
+        self._regimes = np.zeros(max_num_seqs + 1, np.int64)
         self._prompt_logprobs: dict[int, int] = {}  # slot -> alternatives asked for
+
+    @torch.inference_mode()
+    def capture(self, capture: Capture) -> None:
+        """Capture decode steps of all numbers of rows, before the first request."""
+        self._device_tables = torch.from_numpy(self._tables).to(self.device, copy=True)
+        self._graphs = DecodeGraphs(
+            lambda ids, positions, layout, slots: self.model(ids, positions, layout, slots, self.caches),
+            self._tokens,
+            self._device_tables,
+            self.block_size,
+            len(self._tables) - 1,
+        )
+        self._graphs.capture(capture)
+
+    @property
+    def graph_misses(self) -> int:
+        """Steps of decodes that no capture held, so that they ran kernel by kernel."""
+        return 0 if self._graphs is None else self._graphs.misses
 
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Step:
         """Run the forward and draw the tokens; nothing here waits for the device."""
         for admission in plan.admissions:
             self._admit(admission)
-        for slot, first, blocks in plan.new_blocks:
-            self._tables[slot, first : first + len(blocks)] = blocks
-        batch = self.prepare(plan)
-        hidden = self.forward(batch)
+        self._extend_tables(plan)
+        layout = self.lay_out(plan)
+        hidden = self._replay(layout)
+        if hidden is None:
+            hidden = self.forward(self.prepare(layout))
         prompt_logprobs = self._score_prompts(plan, hidden) if self._prompt_logprobs else {}
-        if not batch.sample_slots.size:
+        if not layout.samples.any():
             return Step(None, prompt_logprobs)
-        rows = hidden if batch.sample_rows is None else hidden.index_select(0, batch.sample_rows)
-        sampled = self.sampler.sample(self.logits(rows), batch.sample_slots, batch.sample_positions)
-        where = torch.from_numpy(batch.sample_slots), torch.from_numpy(batch.sample_positions)
-        self._tokens[where] = sampled.token_ids.clamp_min(0).to(torch.int32)
-        return Step(sampled, prompt_logprobs)
+        if (sample_rows := layout.sample_rows) is not None:
+            hidden = hidden.index_select(0, to_device(sample_rows, self.device))
+        slots, positions = layout.slots[layout.samples], layout.ends[layout.samples]
+        sampled = self.sampler.sample(self.logits(hidden), slots, positions)
+        where = to_device(np.stack([slots, positions]), self.device)
+        self._tokens[where[0], where[1]] = sampled.token_ids.clamp_min(0).to(torch.int32)
+        return Step(sampled.copy_to_host(), prompt_logprobs)
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states [T, C] of a step's tokens."""
-        return self.model(batch.token_ids, batch.positions, batch.attention, batch.slot_mapping, self.caches)
+        return self.model.forward(
+            batch.token_ids,
+            batch.positions,
+            batch.attention,
+            batch.slot_mapping,
+            self.caches,
+            batch.states,
+            batch.rope_regimes,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [R, V] in float32 of hidden rows [R, C]."""
@@ -93,17 +160,15 @@ class ModelRunner:
 
     def fetch(self, step: Step) -> StepResult:
         """The step's tokens as plain values; waits for the device."""
+        prompt_logprobs = {row: _known(copies) for row, copies in step.prompt_logprobs.items()}
         if step.sampled is None:
-            return StepResult([], prompt_logprobs=step.prompt_logprobs)
-        token_ids, logprobs = step.sampled.to_host()
-        return StepResult(token_ids, logprobs, step.prompt_logprobs)
+            return StepResult([], prompt_logprobs=prompt_logprobs)
+        token_ids, logprobs = step.sampled.wait()
+        return StepResult(token_ids, logprobs, prompt_logprobs)
 
-    def prepare(self, plan: Plan) -> Batch:
-        """The tensors that a plan stands for."""
-        slots = np.array(plan.slots, np.int64)
-        starts = np.array(plan.starts, np.int64)
-        counts = np.array(plan.counts, np.int64)
-        ends = starts + counts
+    def lay_out(self, plan: Plan) -> Layout:
+        """Where a plan's tokens stand."""
+        slots, starts, counts = (np.array(values, np.int64) for values in (plan.slots, plan.starts, plan.counts))
         cu_seqlens = np.zeros(len(slots) + 1, np.int32)
         np.cumsum(counts, out=cu_seqlens[1:])
         if cu_seqlens[-1] == len(slots):  # one token each
@@ -111,44 +176,75 @@ class ModelRunner:
         else:
             token_slots = np.repeat(slots, counts)
             positions = np.arange(cu_seqlens[-1]) + np.repeat(starts - cu_seqlens[:-1], counts)
-        tables = self._tables[slots, : -(-int(ends.max()) // self.block_size)]
         block, offset = np.divmod(positions, self.block_size)
-        slot_mapping = self._tables[token_slots, block].astype(np.int64) * self.block_size + offset
-        samples = np.array(plan.samples)
-        every_token = bool(samples.all()) and token_slots is slots
-        positions_on_device = self._to_device(positions)
-        return Batch(
-            token_ids=self._tokens[self._to_device(token_slots), positions_on_device],
-            positions=positions_on_device,
-            slot_mapping=self._to_device(slot_mapping),
-            attention=AttentionBatch(
-                cu_seqlens_q=self._to_device(cu_seqlens),
-                seq_lens=self._to_device(ends.astype(np.int32)),
-                block_table=self._to_device(tables),
-                query_lens=plan.counts,
-                kv_lens=ends.tolist(),
-            ),
-            sample_rows=None if every_token else self._to_device(cu_seqlens[1:][samples].astype(np.int64) - 1),
-            sample_slots=slots[samples],
-            sample_positions=ends[samples],
+        return Layout(
+            slots=slots,
+            counts=plan.counts,
+            ends=starts + counts,
+            cu_seqlens=cu_seqlens,
+            token_slots=token_slots,
+            positions=positions,
+            slot_mapping=self._tables[token_slots, block].astype(np.int64) * self.block_size + offset,
+            samples=np.array(plan.samples),
         )
 
-    def _to_device(self, values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+    def prepare(self, layout: Layout) -> Batch:
+        """The tensors of a step."""
+        ends = layout.ends
+        tables = self._tables[layout.slots, : -(-int(ends.max()) // self.block_size)]
+        slots, positions, slot_mapping = to_device(
+            np.stack([layout.token_slots, layout.positions, layout.slot_mapping]), self.device
+        )
+        return Batch(
+            token_ids=self._tokens[slots, positions],
+            positions=positions,
+            slot_mapping=slot_mapping,
+            attention=AttentionBatch(
+                cu_seqlens_q=to_device(layout.cu_seqlens, self.device),
+                seq_lens=to_device(ends.astype(np.int32), self.device),
+                block_table=to_device(tables, self.device),
+                query_lens=layout.counts,
+                kv_lens=ends.tolist(),
+            ),
+            states=self._state_batch(layout) if self._is_recurrent else None,
+            rope_regimes=to_device(self._regimes[layout.token_slots], self.device) if self._has_regimes else None,
+        )
+
+    def _state_batch(self, layout: Layout) -> StateBatch:
+        """A request's state lies in its own slot, and begins with its first token."""
+        slots, has_state = to_device(np.stack([layout.slots, layout.ends > layout.counts]), self.device)
+        return StateBatch(slots, has_state.bool(), layout.counts)
+
+    def _replay(self, layout: Layout) -> Tensor | None:
+        """Hidden states of a captured step; None where there is none."""
+        if self._graphs is None or not layout.one_each:
+            return None
+        return self._graphs.replay(layout.slots, layout.positions, layout.slot_mapping)
+
+    def _extend_tables(self, plan: Plan) -> None:
+        for slot, first, blocks in plan.new_blocks:
+            self._tables[slot, first : first + len(blocks)] = blocks
+        if self._device_tables is not None and plan.new_blocks:
+            width = self._tables.shape[1]
+            where = [slot * width + first + i for slot, first, blocks in plan.new_blocks for i in range(len(blocks))]
+            values = [block for _, _, blocks in plan.new_blocks for block in blocks]
+            index, block_ids = to_device(np.array([where, values], np.int64), self.device)
+            self._device_tables.view(-1).index_copy_(0, index, block_ids.to(torch.int32))
 
     def _admit(self, admission: Admission) -> None:
         slot = admission.slot
-        ids = torch.tensor(admission.token_ids, dtype=torch.int32)
-        self._tokens[slot, : len(ids)] = ids.to(self.device, non_blocking=True)
+        ids = to_device(np.array(admission.token_ids, np.int32), self.device)
+        self._tokens[slot, : len(ids)] = ids
         self._num_prompt[slot] = admission.num_prompt_tokens
+        self._regimes[slot] = admission.regime
         self._prompt_logprobs.pop(slot, None)
         if admission.sampling.prompt_logprobs is not None:
             self._prompt_logprobs[slot] = admission.sampling.prompt_logprobs
         self.sampler.admit(admission)
 
-    def _score_prompts(self, plan: Plan, hidden: Tensor) -> dict[int, list[TokenLogprob]]:
+    def _score_prompts(self, plan: Plan, hidden: Tensor) -> dict[int, list[SampledCopy]]:
         """Log probabilities of the prompt tokens that follow the positions computed in this step."""
-        scores: dict[int, list[TokenLogprob]] = {}
+        scores: dict[int, list[SampledCopy]] = {}
         first = 0
         for row, (slot, start, count) in enumerate(zip(plan.slots, plan.starts, plan.counts, strict=True)):
             num_top = self._prompt_logprobs.get(slot)
@@ -159,9 +255,12 @@ class ModelRunner:
             first += count
         return scores
 
-    def _score(self, hidden: Tensor, targets: Tensor, num_top: int) -> list[TokenLogprob]:
-        scores: list[TokenLogprob] = []
-        for rows, ids in zip(hidden.split(LOGITS_ROWS), targets.split(LOGITS_ROWS), strict=True):
-            sampled = Sampled(ids, token_logprobs(self.logits(rows), ids, num_top), (num_top,) * len(ids))
-            scores += [logprob for logprob in sampled.to_host()[1] or () if logprob is not None]
-        return scores
+    def _score(self, hidden: Tensor, targets: Tensor, num_top: int) -> list[SampledCopy]:
+        return [
+            Sampled(ids, token_logprobs(self.logits(rows), ids, num_top), (num_top,) * len(ids)).copy_to_host()
+            for rows, ids in zip(hidden.split(LOGITS_ROWS), targets.split(LOGITS_ROWS), strict=True)
+        ]
+
+
+def _known(copies: list[SampledCopy]) -> list[TokenLogprob]:
+    return [logprob for copy in copies for logprob in copy.wait()[1] or () if logprob is not None]

@@ -14,6 +14,7 @@ from torch import Tensor
 from sirocco.kernels.sampling import SamplingTensors, apply_logit_bias, apply_penalties, sample, token_logprobs
 from sirocco.runtime.plan import Admission
 from sirocco.runtime.request import TokenLogprob
+from sirocco.runtime.transfer import HostCopy, to_device
 
 IntArray = NDArray[np.int64]
 
@@ -26,12 +27,24 @@ class Sampled:
     logprobs: tuple[Tensor, Tensor, Tensor] | None = None  # [R], [R, n], [R, n]
     num_top: tuple[int, ...] = ()  # alternatives each row asked for; -1: no log probability at all
 
-    def to_host(self) -> tuple[list[int], list[TokenLogprob | None] | None]:
-        """Wait for the device and return plain values."""
-        token_ids: list[int] = self.token_ids.tolist()
-        if self.logprobs is None:
+    def copy_to_host(self) -> "SampledCopy":
+        """Queue the copy; nothing waits."""
+        return SampledCopy(HostCopy((self.token_ids, *(self.logprobs or ()))), self.num_top)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledCopy:
+    """Tokens on their way to the host."""
+
+    copy: HostCopy
+    num_top: tuple[int, ...]
+
+    def wait(self) -> tuple[list[int], list[TokenLogprob | None] | None]:
+        """Plain values; waits for the step that drew them."""
+        token_ids, *logprobs = (tensor.tolist() for tensor in self.copy.wait())
+        if not logprobs:
             return token_ids, None
-        chosen, top_ids, top = (tensor.tolist() for tensor in self.logprobs)
+        chosen, top_ids, top = logprobs
         rows = zip(token_ids, self.num_top, chosen, top_ids, top, strict=True)
         return token_ids, [None if n < 0 else _logprob(id, p, ids[:n], ps[:n]) for id, n, p, ids, ps in rows]
 
@@ -97,7 +110,7 @@ class Sampler:
             self._penalise(logits, rows)
         if rows.bias is not None:
             apply_logit_bias(logits, *rows.bias)
-        position = torch.from_numpy(positions).to(self.device)
+        position = self._tensor(positions)
         token_ids = sample(logits, replace(rows.params, position=position))
         if rows.penalised is not None:
             self._count_sampled(token_ids, rows)
@@ -154,23 +167,24 @@ class Sampler:
             return None
         rows, token_ids, values = zip(*entries, strict=True)
         return (
-            torch.tensor(rows, device=self.device),
-            torch.tensor(token_ids, device=self.device),
-            torch.tensor(values, dtype=torch.float32, device=self.device),
+            self._tensor(np.array(rows)),
+            self._tensor(np.array(token_ids)),
+            self._tensor(np.array(values, np.float32)),
         )
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return to_device(values, self.device)
 
     def _count_tokens(self, admission: Admission) -> None:
         if self._counts is None or self._prompt is None:
             shape = (len(self._temperature), self.vocab_size)
             self._counts = torch.zeros(shape, dtype=torch.int32, device=self.device)
             self._prompt = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        ids = torch.tensor(admission.token_ids, device=self.device)
+        ids = self._tensor(np.array(admission.token_ids, np.int64))
         prompt, output = ids[: admission.num_prompt_tokens], ids[admission.num_prompt_tokens :]
-        self._prompt[admission.slot].zero_()[prompt] = True
-        self._counts[admission.slot] = torch.bincount(output, minlength=self.vocab_size)
+        self._prompt[admission.slot].zero_().index_fill_(0, prompt, True)
+        counts = self._counts[admission.slot].zero_()
+        counts.index_add_(0, output, torch.ones_like(output, dtype=counts.dtype))  # bincount would wait for the device
 
     def _penalise(self, logits: Tensor, rows: _Rows) -> None:
         assert self._counts is not None and self._prompt is not None

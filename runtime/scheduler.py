@@ -14,76 +14,10 @@ from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.plan import Admission, Plan, StepResult
 from sirocco.runtime.prefix import extend_digests, root_digest
 from sirocco.runtime.request import FinishReason, TokenLogprob
+from sirocco.runtime.sequence import Regimes, Request
 from sirocco.runtime.wire import EngineRequest, EngineStats, SequenceOutput
 
 _urgency = attrgetter("urgency")
-
-
-class Request:
-    """One sequence: a choice of an `EngineRequest`. Mutable, owned by the scheduler."""
-
-    __slots__ = (
-        "blocks",
-        "digests",
-        "finished",
-        "followers",
-        "held",
-        "id",
-        "index",
-        "leaving",
-        "num_cached",
-        "num_computed",
-        "num_in_flight",
-        "num_placeholders",
-        "num_prompt",
-        "num_registered",
-        "paused",
-        "prompt_logprobs",
-        "queued",
-        "root",
-        "sampling",
-        "seed",
-        "slot",
-        "stop_ids",
-        "token_ids",
-        "urgency",
-    )
-
-    def __init__(self, request: EngineRequest, index: int, arrival: int) -> None:
-        self.id = request.id
-        self.index = index
-        self.sampling = request.sampling
-        self.seed = request.sampling.seed + index
-        self.stop_ids = frozenset(request.sampling.stop_token_ids)
-        self.urgency = (request.priority, arrival)
-        self.root = root_digest(request.salt)
-        self.token_ids = list(request.prompt_token_ids)
-        self.num_prompt = len(self.token_ids)
-        self.num_computed = 0
-        self.num_placeholders = 0  # tokens being sampled by steps in flight
-        self.num_in_flight = 0  # steps in flight that hold a row of it
-        self.num_cached: int | None = None  # prompt tokens found in the prefix cache at the first admission
-        self.slot = -1
-        self.blocks: list[int] = []
-        self.digests: list[bytes] = []
-        self.num_registered = 0  # of its blocks, handed to the prefix cache
-        self.queued = False  # has an entry in the waiting heap
-        self.paused = False
-        self.finished = False
-        self.leaving = False  # preempted, waiting for its last step in flight
-        self.held = False  # waits for the first choice's prompt, to share it
-        self.followers: list[Request] = []  # the choices that wait for this one
-        self.prompt_logprobs: list[TokenLogprob | None] | None = None
-
-    @property
-    def num_pending(self) -> int:
-        """Tokens that exist but are not computed."""
-        if len(self.token_ids) - self.num_prompt + self.num_placeholders >= self.sampling.max_tokens:
-            return 0  # the last token is never computed
-        return len(self.token_ids) + self.num_placeholders - self.num_computed
-
-    def __repr__(self) -> str:
-        return f"Request({self.id}.{self.index}, {self.num_computed}/{len(self.token_ids)}+{self.num_placeholders})"
 
 
 class Scheduler:
@@ -94,7 +28,13 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, max_num_seqs: int, token_budget: int, chunk_size: int, prefix_caching: bool = True
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        token_budget: int,
+        chunk_size: int,
+        prefix_caching: bool = True,
+        regimes: Regimes | None = None,
     ) -> None:
         if token_budget < max_num_seqs:
             raise ValueError(f"token_budget {token_budget} cannot serve {max_num_seqs} sequences a step")
@@ -102,6 +42,7 @@ class Scheduler:
         self.token_budget = token_budget
         self.chunk_size = chunk_size
         self.prefix_caching = prefix_caching
+        self.regimes = regimes
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._running: list[Request] = []  # most urgent first
         self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap; finished and paused entries are skipped
@@ -178,6 +119,9 @@ class Scheduler:
             pending = request.num_pending
             if pending == 0 or request.paused or request.leaving or request.slot < 0:
                 continue  # nothing to do now: all in flight, paused, or preempted by an earlier row
+            if request.regime_limit is not None and request.num_computed + pending > request.regime_limit:
+                self._preempt(request)  # its cache means nothing beyond this length
+                continue
             if pending > 1:
                 prefills.append(request)
             elif self._reserve(request, 1, plan, requests):
@@ -248,6 +192,8 @@ class Scheduler:
     def _admit(self, request: Request, plan: Plan) -> bool:
         """Give a waiting request a slot and what the prefix cache has of it, if the rest of its tokens finds room."""
         size = self.pool.block_size
+        if self.regimes is not None:
+            self._set_regime(request, self.regimes)
         hits: list[int] = []
         if self.prefix_caching and request.sampling.prompt_logprobs is None:
             extend_digests(request.digests, request.root, request.token_ids, size)
@@ -270,11 +216,27 @@ class Scheduler:
             self._prompt_tokens += request.num_prompt
         insort(self._running, request, key=_urgency)
         plan.admissions.append(
-            Admission(request.slot, request.token_ids.copy(), request.num_prompt, request.sampling, request.seed)
+            Admission(
+                request.slot,
+                request.token_ids.copy(),
+                request.num_prompt,
+                request.sampling,
+                request.seed,
+                request.regime,
+            )
         )
         if hits:
             plan.new_blocks.append((request.slot, 0, hits.copy()))
         return True
+
+    def _set_regime(self, request: Request, regimes: Regimes) -> None:
+        """The regime of what it has by now. Blocks are shared within a regime only."""
+        regime = regimes.of(len(request.token_ids))
+        if regime != request.regime:
+            request.regime = regime
+            request.root = root_digest(request.salt, regime)
+            request.digests = []
+        request.regime_limit = regimes.limit(regime)
 
     def _reserve(self, request: Request, count: int, plan: Plan, requests: list[Request]) -> bool:
         """Own blocks for `count` more tokens, preempting less urgent requests that are not in this plan."""

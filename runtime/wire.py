@@ -5,7 +5,7 @@ client counts.
 """
 
 import struct
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -59,7 +59,15 @@ class Pause(msgspec.Struct, frozen=True, array_like=True, tag="pause"):
     paused: bool
 
 
-Command = EngineRequest | Abort | Pause
+class EmbedRequest(msgspec.Struct, frozen=True, array_like=True, tag="embed"):
+    """Sequences of token ids to turn into vectors, cut to `dimensions` numbers where given."""
+
+    id: int
+    sequences: list[list[int]]
+    dimensions: int | None = None
+
+
+Command = EngineRequest | Abort | Pause | EmbedRequest
 
 
 class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
@@ -77,6 +85,16 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] | None = None
     error: str | None = None
+
+
+class Embedded(msgspec.Struct, frozen=True, array_like=True):
+    """The vectors of an `EmbedRequest`, each as little-endian float32, or what was wrong with it."""
+
+    id: int
+    vectors: list[bytes]
+    error: str | None = None
+    param: str | None = None  # set where the request is at fault
+    code: str | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +117,7 @@ class Outputs(msgspec.Struct, frozen=True, array_like=True, tag="outputs"):
 
     outputs: list[SequenceOutput]
     stats: EngineStats
+    embedded: list[Embedded] = []
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -132,6 +151,7 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     dtype: str
     weight_bytes: int
     load_seconds: float
+    kind: Literal["generate", "embed"] = "generate"
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):

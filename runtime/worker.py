@@ -16,6 +16,7 @@ import msgspec
 
 from sirocco.runtime.core import run_engine
 from sirocco.runtime.errors import SiroccoError
+from sirocco.runtime.host import prepare_process
 from sirocco.runtime.wire import Command, EngineOptions, FrameReader, LoadFailed, Outputs, frame
 
 _PR_SET_PDEATHSIG = 1
@@ -34,6 +35,7 @@ def main() -> None:
             return
         bodies = reader.feed(data)
     options = msgspec.msgpack.decode(bodies.pop(0), type=EngineOptions)
+    prepare_process()
     try:
         from sirocco.runtime.build import build_engine  # imports torch: the socket is served first
 

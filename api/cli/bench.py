@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sirocco.api.cli import bench_gpu, bench_peers
 from sirocco.api.cli.options import add_model_options, engine_options, positive, positive_list
 from sirocco.runtime.errors import RequestError
 
@@ -14,6 +15,8 @@ def add_parser(verbs: Any) -> None:
     kinds = parser.add_subparsers(title="what to measure", metavar="KIND", required=True)
     _add_throughput(kinds)
     _add_serve(kinds)
+    bench_peers.add_parser(kinds)
+    bench_gpu.add_parsers(kinds)
 
 
 def _add_throughput(kinds: Any) -> None:

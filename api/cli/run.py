@@ -4,17 +4,16 @@ import argparse
 import sys
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sirocco.api.cli.options import add_model_options, data_dir, engine_options, positive
 from sirocco.runtime.errors import RequestError, SiroccoError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from sirocco.runtime.engine import Engine
-    from sirocco.runtime.request import SamplingParams, StreamEvent
+    from sirocco.runtime.request import SamplingParams
 
 HELP = """/help              this text
 /exit              leave (also Ctrl-D)
@@ -101,7 +100,7 @@ class Conversation:
         events = self.engine.stream_chat([*system, *asked], self.params)
         interruption: KeyboardInterrupt | None = None
         try:
-            with closing(cast("Generator[StreamEvent]", events)):
+            with closing(events):
                 for event in events:
                     speed.count(len(event.token_ids))
                     pieces.append(event.text)

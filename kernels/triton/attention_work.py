@@ -18,7 +18,7 @@ PREFILL, DECODE = 0, 1
 # Programs asked for per processor. Decodes: the last of four waves at two programs a processor wastes 5 %, and what a
 # split writes is 0.2 % of the keys it reads. Prefill: only when tiles leave processors idle. Reasoned, not measured.
 PROGRAMS = (2, 8)
-MIN_SPLIT = 128  # keys; below this the merge costs more than it gains
+MIN_SPLIT = (512, 128)  # keys; below this the merge costs more than it gains
 
 IntArray = NDArray[np.int32]
 
@@ -45,9 +45,9 @@ class Work:
     def __init__(self, kind: int, shape: WorkShape, tiles: IntArray, device: torch.device, static: bool) -> None:
         self.kind = kind
         self.rows = int(tiles[:, 2].max()) * shape.group  # most rows that any tile has
-        self._step = shape.keys[kind]
+        self._keys = shape.keys[kind]
         self._most_splits = shape.most_splits(kind)
-        items, merges, self.slots = split(tiles, self._most_splits, self._step)
+        items, merges, self.slots = self._split(tiles)
         num_items, num_merges = len(items), len(merges)
         if static:
             num_items, num_merges = len(tiles) + self._most_splits, min(len(tiles), self._most_splits)
@@ -59,9 +59,12 @@ class Work:
 
     def refill(self, tiles: IntArray) -> None:
         """Point a static launch at as many tiles of other lengths."""
-        items, merges, slots = split(tiles, self._most_splits, self._step)
+        items, merges, slots = self._split(tiles)
         assert slots <= self.slots
         self._write(items, merges)
+
+    def _split(self, tiles: IntArray) -> tuple[IntArray, IntArray, int]:
+        return split(tiles, self._most_splits, MIN_SPLIT[self.kind], self._keys)
 
     def _write(self, items: IntArray, merges: IntArray) -> None:
         assert len(items) <= len(self.items) and len(merges) <= len(self.merges)
@@ -75,7 +78,7 @@ class Work:
 
 
 def cut(query_lens: Sequence[int], kv_lens: Sequence[int], shape: WorkShape) -> tuple[IntArray, IntArray]:
-    """The step's tiles [X, 6] of prefill and of decode. A query of a request without keys becomes a tile without keys."""
+    """The step's tiles [X, 6] of prefill and of decode; queries of a request without keys make tiles without keys."""
     num_queries, num_keys = np.array(query_lens, np.int64), np.array(kv_lens, np.int64)
     prefill_queries = shape.rows[PREFILL] // shape.group
     decode_queries = shape.rows[DECODE] // shape.group
@@ -93,16 +96,16 @@ def cut(query_lens: Sequence[int], kv_lens: Sequence[int], shape: WorkShape) -> 
     return tiles[~is_decode[row]], tiles[is_decode[row]]
 
 
-def split(tiles: IntArray, most_splits: int, step: int) -> tuple[IntArray, IntArray, int]:
+def split(tiles: IntArray, most_splits: int, min_keys: int, step: int) -> tuple[IntArray, IntArray, int]:
     """Items [Y, ITEM], longest first, merges [Z, MERGE] and the number of slots, for tiles [X, 6].
 
     Splits have about the same number of keys in all tiles; Y <= X + most_splits.
     """
     begin = tiles[:, 4] // step * step  # whole steps: the kernel masks what lies before the first key
     length = tiles[:, 5] - begin
-    aim = max(MIN_SPLIT, -(-int(length.sum(dtype=np.int64)) // max(most_splits, 1)))
+    aim = max(min_keys, -(-int(length.sum(dtype=np.int64)) // max(most_splits, 1)))
     splits = np.maximum(-(-length // aim), 1)
-    size = -(-(-(-length // splits)) // step) * step
+    size = (length + splits * step - 1) // (splits * step) * step
     splits = np.maximum(-(-length // np.maximum(size, 1)), 1)  # whole steps may need fewer
     tile = np.repeat(np.arange(len(tiles)), splits)
     index = np.arange(len(tile)) - np.repeat(np.cumsum(splits) - splits, splits)

@@ -20,7 +20,10 @@ from torch import Tensor
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as triton itself decides when a kernel is decorated
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
+CONFIGS = Path(__file__).parent / "configs"
+
 Options = dict[str, int]  # compile-time values of a kernel by name, and num_warps and num_stages
+override: dict[tuple[str, str], Options] = {}  # by family and kernel: options under trial
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +91,8 @@ def tuned(family: str, kernel: str, size: int) -> Options:
     They are read once from `configs/<family>.json`: device, or architecture, or "default" -> kernel -> buckets in
     rising order of "up_to", the last of which has none.
     """
+    if override and (family, kernel) in override:
+        return override[family, kernel]
     for limit, options in _buckets(family, kernel, device_key()):
         if size <= limit:
             return options
@@ -132,9 +137,14 @@ def _found_device() -> tuple[str, str]:
 @functools.cache
 def configurations(family: str) -> dict[str, Any]:
     """What `configs/<family>.json` says."""
-    path = Path(__file__).parent / "configs" / f"{family}.json"
-    table: dict[str, Any] = json.loads(path.read_text())
+    table: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text())
     return table
+
+
+def forget_configurations() -> None:
+    """Read the configurations anew when they are next asked for."""
+    configurations.cache_clear()
+    _buckets.cache_clear()
 
 
 @functools.cache

@@ -53,15 +53,26 @@ i weather forecast news current price alarm light random distance population rec
 """)
 
 
+QUESTION_OPENERS = (
+    "hey, ", "so ", "tell me, ", "quick question: ", "hello, ", "hi! ", "I wonder, ", "please tell me: ",
+    "one question: ",
+    "ok, ", "well, ", "sorry, but ", "just one thing, ", "now ", "and ", "say, ", "Sirocco, ", "I need to know: ",
+    "my question is: ", "please, ", "hmm, ", "do you know: ", "let me ask: ", "a question: ", "can you tell me: ",
+)  # fmt: skip
+QUESTION_ENDINGS = ("?", "?", "?", "", " please?", "? Thanks.")
+STATEMENT_ENDINGS = (".", "", " please")
+FORMULA_ENDINGS = ("", "?", " =")
+
+
 def asked(clause: str, values: Values) -> str:
     """A clause as a question, a request, or as it stands when it is neither."""
     first = clause.split()[0].lower()
     question = first in QUESTIONS
     if not question and first not in STATEMENTS and clause[0].isalpha() and not clause.endswith(("?", " mod")):
         return polite(values, clause)
-    opening = values.phrase(("", "", "Hey, ", "Quick question: ", "So ", "Tell me, "))
+    opening = values.phrase(QUESTION_OPENERS)
     text = opening + clause if question and values.rng.random() < 0.3 else clause
-    endings = ("?", "?", "") if question else (".", "", " please") if first in STATEMENTS else ("", "?", " =")
+    endings = QUESTION_ENDINGS if question else STATEMENT_ENDINGS if first in STATEMENTS else FORMULA_ENDINGS
     text += values.rng.choice(endings)
     return text[0].upper() + text[1:]
 

@@ -39,7 +39,7 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
     "decline": (0.03, lambda values, _: decline(values)),
     "no tool": (0.04, lambda values, schemas: untooled(values, schemas)),
     "read": (0.05, lambda values, _: read(values)),
-    "copy": (0.03, lambda values, _: repeat(values)),
+    "copy": (0.05, lambda values, _: repeat(values)),
     "json": (0.05, lambda values, _: fields_as_json(values)),
 }
 

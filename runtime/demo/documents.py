@@ -28,7 +28,12 @@ LAYOUTS = ("{text} {question}", "Text: {text} Question: {question}", "{text}\n{q
 "Read this: {text} {question}",
            "Here is a text. {text} {question}", "Context: {text}\n\n{question}",
            "Use this text to answer: {text} {question}", "{text}\n\nQ: {question}",
-           "Given that {text} {question}")  # fmt: skip
+           "Given that {text} {question}", "{question} Text: {text}", "Question: {question}\nText: {text}",
+           "Q: {question}\n{text}",
+           "{text}\n\nQuestion: {question}", "Answer from the text. {text}\n{question}",
+           "I read this: {text} Now tell me: {question}",
+           "{question} Here is what I know: {text}", "Facts: {text}\nAsk: {question}", "{text} So, {question}",
+           "Look at this text and answer.\n{text}\n\n{question}")  # fmt: skip
 REPEATS = (
     "repeat after me: {v}",
     "repeat: {v}",
@@ -45,7 +50,12 @@ REPEATS = (
 JSON_FRAMES = ("Give me JSON with {f}.", "Write a JSON object with {f}.", "Make JSON: {f}",
 "Return a JSON object where {f}.", "As JSON: {f}", "JSON please: {f}",
                "Convert to JSON: {f}.", "I need a JSON object with {f}.", "Put this in JSON: {f}",
-               "Answer in JSON with {f}.")  # fmt: skip
+               "Answer in JSON with {f}.",
+               "{f} as JSON", "JSON for {f}", "Build JSON from {f}.", "Could you write {f} as a JSON object?",
+               "I want JSON: {f}",
+               "Only JSON please, with {f}.", "Turn this into JSON: {f}", "Encode {f} as JSON.",
+               "Create a JSON object: {f}",
+               "Show {f} in JSON format.")  # fmt: skip
 SCHEMA_FRAMES = (
     "Answer with JSON that follows this schema: {s}\n{f}",
     "Schema: {s}\nText: {f}",
@@ -84,7 +94,7 @@ def read(values: Values) -> Exchange:
 
 def repeat(values: Values) -> Exchange:
     """Words to say back."""
-    said = " ".join(values.text() for _ in range(values.rng.choice((1, 2, 3))))
+    said = " ".join(values.text() for _ in range(values.rng.choice((1, 2, 3, 5, 8, 12))))
     request = (
         polite(values, values.phrase(REPEATS).format(v=said))
         if values.rng.random() < 0.3
@@ -102,7 +112,10 @@ def fields_as_json(values: Values) -> Exchange:
     fields: dict[str, Value] = {}
     kinds: dict[str, str] = {}
     for _ in range(rng.choice((1, 2, 2, 3, 3, 4))):
-        if rng.random() < 0.4:
+        if not test and rng.random() < 0.4:  # coined names, so that keys are copied and not known by heart
+            key, number = values.word(), rng.random() < 0.4
+            fields[key], kinds[key] = (values.integer(), "integer") if number else (values.text(), "string")
+        elif rng.random() < 0.4:
             key = rng.choice(HELD_OUT_NUMBER if test else NUMBER_PARAMETERS)
             fields[key], kinds[key] = values.integer(), "integer"
         else:

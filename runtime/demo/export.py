@@ -69,6 +69,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file that everyone may read."""
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
 def tokenizer_config() -> dict[str, Any]:
     """tokenizer_config.json; the chat template lies in a file of its own."""
     return {
@@ -90,7 +96,7 @@ def export_model(network: Network, tokenizer: Path, out: Path) -> None:
     vocabulary = Tokenizer.from_file(str(tokenizer))
     pad, _, eos = (SPECIAL.index(token) for token in SPECIAL)
     assert [vocabulary.token_to_id(token) for token in SPECIAL] == [0, 1, 2]
-    save_file(model_tensors(network), out / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(model_tensors(network), out / "model.safetensors")
     write_json(out / "config.json", network.shape.hf_config(eos=eos, pad=pad))
     generation = {"do_sample": False, "eos_token_id": [eos, pad], "pad_token_id": pad, "max_new_tokens": 512}
     write_json(out / "generation_config.json", generation)
@@ -105,7 +111,7 @@ def export_adapter(network: Network, out: Path) -> None:
     settings = network.lora
     assert isinstance(settings, LoraSettings)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(network), out / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_tensors(adapter_tensors(network), out / "adapter_model.safetensors")
     modules = sorted(name.rsplit(".", 1)[1] for names in PROJECTIONS.values() for name in names)
     config = {
         "peft_type": "LORA",

@@ -9,10 +9,11 @@ from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.schemas import (
     ARTICLES,
+    ASIDES,
     BOOLEAN_PARAMETERS,
     DESCRIPTIONS,
     ENUM_PARAMETERS,
-    FRAMES,
+    GREETINGS,
     HELD_OUT_BOOLEAN,
     HELD_OUT_ENUM,
     HELD_OUT_NOUNS,
@@ -24,7 +25,7 @@ from sirocco.runtime.demo.schemas import (
     NONSENSE,
     NOUNS,
     NUMBER_PARAMETERS,
-    PREFIXES,
+    OPENERS,
     SUFFIXES,
     TEXT_PARAMETERS,
     VERBS,
@@ -36,10 +37,17 @@ __all__ = ["Request", "polite", "several", "sibling", "single"]
 
 
 def polite(values: Values, clause: str) -> str:
-    """An imperative clause as a request, capitalised and ended in one of many ways."""
-    frame = values.rng.choice(FRAMES)
-    text = frame.format(prefix=values.phrase(PREFIXES), do=clause, suffix=values.phrase(SUFFIXES))
-    return text[0].upper() + text[1:]
+    """An imperative clause as a request, opened and ended in one of many ways."""
+    rng = values.rng
+    opener = values.phrase(OPENERS) if rng.random() < 0.6 else ""
+    greeting = values.phrase(GREETINGS) if rng.random() < 0.25 else ""
+    ending = values.phrase(SUFFIXES) if rng.random() < 0.6 else rng.choice(("", "."))
+    text = f"{greeting}{opener}{clause}{ending}"
+    text = text if rng.random() < 0.15 else text[0].upper() + text[1:]
+    if rng.random() < 0.1:
+        aside = values.phrase(ASIDES)
+        return f"{aside} {text}" if rng.random() < 0.5 or text[-1] not in ".!?" else f"{text} {aside}"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,12 @@ def cased(name: str, rng: random.Random, style: int) -> str:
     )
 
 
-def pick(rng: random.Random, split: Split, known: list[str], held_out: list[str]) -> str:
-    """A name that the split may use."""
-    return rng.choice(held_out if split == "test" else known)
+def pick(values: Values, split: Split, known: list[str], held_out: list[str], coined: float = 0.45) -> str:
+    """A name that the split may use; in training often a coined one, so that names are copied, not known by heart."""
+    if split == "test":
+        return values.rng.choice(held_out)
+    coin = values.split == "train" and values.rng.random() < coined
+    return values.word() if coin else values.rng.choice(known)
 
 
 class Composer:
@@ -100,12 +111,14 @@ class Composer:
             fragment = self.marked(name, said) if marked else values.phrase(kind.fragments).format(said)
             return Parameter(name, kind.type), value, fragment
         if draw < 0.62:
-            name = values.pseudo() if rng.random() < 0.2 else pick(rng, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT)
+            name = pick(values, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT)
             value = values.text()
             return Parameter(name, "string"), value, self.marked(name, spelled(value, rng))
         if draw < 0.8:
             name = (
-                values.pseudo() if rng.random() < 0.15 else pick(rng, self.schemas, NUMBER_PARAMETERS, HELD_OUT_NUMBER)
+                values.pseudo()
+                if rng.random() < 0.15
+                else pick(values, self.schemas, NUMBER_PARAMETERS, HELD_OUT_NUMBER)
             )
             whole = rng.random() < 0.6
             value = values.integer() if whole else values.number()
@@ -121,14 +134,14 @@ class Composer:
             fragment = f"in {value}" if name.startswith("unit") else self.marked(name, value)
             return Parameter(name, "string", choices=tuple(choices)), value, fragment
         if draw < 0.94:
-            name = pick(rng, self.schemas, BOOLEAN_PARAMETERS, HELD_OUT_BOOLEAN)
+            name = pick(values, self.schemas, BOOLEAN_PARAMETERS, HELD_OUT_BOOLEAN)
             value = rng.random() < 0.5
             spoken = name.replace("_", " ")
             options = (
                 ("with {} on", "with {} true", "make it {}") if value else ("with {} off", "with {} false", "not {}")
             )
             return Parameter(name, "boolean"), value, rng.choice(options).format(spoken)
-        name = pick(rng, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT) + "s"
+        name = pick(values, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT) + "s"
         numbers = rng.random() < 0.4
         many: Value = (
             [values.integer() for _ in range(rng.randint(2, 4))]
@@ -183,9 +196,7 @@ class Composer:
             return name, described, f"{rng.choice(NONSENSE)} {spoken}"
         verbs = {**VERBS, **HELD_OUT_VERBS} if self.schemas == "test" and rng.random() < 0.3 else VERBS
         verb = rng.choice(list(verbs))
-        noun = pick(rng, self.schemas, NOUNS, HELD_OUT_NOUNS)
-        if rng.random() < 0.1 and self.schemas == "train":
-            noun = values.pseudo()
+        noun = pick(values, self.schemas, NOUNS, HELD_OUT_NOUNS)
         form = rng.choice(DESCRIPTIONS)
         description = form.format(verb=verb.capitalize(), lower=verb, noun=noun)
         said = verb if rng.random() < 0.5 else rng.choice(verbs[verb])

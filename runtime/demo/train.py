@@ -44,9 +44,9 @@ class Plan:
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=2450),
-    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=3000),
-    "lora": Plan(BASE, steps=500, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
+    "base": Plan(BASE, steps=6000),
+    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=2400),
+    "lora": Plan(BASE, steps=250, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
 }
 
 

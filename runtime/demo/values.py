@@ -46,6 +46,7 @@ hello world python music letter number planet science history teacher student do
 ONSETS = words("""
 b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th
 """)
+LETTERS = "abcdefghijklmnopqrstuvwxyzaeiou"
 VOWELS = words("a e i o u a e i o ai ea ou")
 CODAS = ["", "", "", "n", "r", "l", "s", "t", "k", "m", "x", "nd", "rk"]
 DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow tonight")
@@ -91,13 +92,34 @@ class Values:
             if len(word) > 2 and held_out(word) == (self.split == "test"):
                 return word
 
+    def scrambled(self) -> str:
+        """A few letters in no order that a tongue would like."""
+        while True:
+            word = "".join(self.rng.choice(LETTERS) for _ in range(self.rng.randint(3, 8)))
+            if held_out(word) == (self.split == "test"):
+                return word
+
+    def blended(self) -> str:
+        """The head of one word and the tail of another."""
+        while True:
+            head, tail = self.rng.choice(WORDS), self.rng.choice(WORDS)
+            word = head[: self.rng.randint(2, len(head))] + tail[self.rng.randint(1, len(tail) - 1) :]
+            if held_out(word) == (self.split == "test"):
+                return word
+
     def word(self) -> str:
         """A lower-case word, real or not."""
-        return self.pseudo() if self.rng.random() < 0.4 else self.rng.choice(self.words)
+        draw = self.rng.random()
+        if draw < 0.4:
+            return self.rng.choice(self.words)
+        return self.pseudo() if draw < 0.65 else self.blended() if draw < 0.9 else self.scrambled()
 
     def name(self) -> str:
         """A person's name."""
-        return self.pseudo().capitalize() if self.rng.random() < 0.4 else self.rng.choice(self.names)
+        draw = self.rng.random()
+        if draw < 0.4:
+            return self.rng.choice(self.names)
+        return (self.pseudo() if draw < 0.8 else self.blended()).capitalize()
 
     def full_name(self) -> str:
         """A first and a last name."""
@@ -105,8 +127,8 @@ class Values:
 
     def city(self) -> str:
         """A city, real or not; now and then two words."""
-        if self.rng.random() < 0.35:
-            return self.pseudo().capitalize()
+        if self.rng.random() < 0.5:
+            return (self.pseudo() if self.rng.random() < 0.7 else self.blended()).capitalize()
         city = self.rng.choice(self.cities)
         return f"{self.rng.choice(('New', 'Port', 'San', 'North'))} {city}" if self.rng.random() < 0.1 else city
 

@@ -92,7 +92,7 @@ class BidirectionalAttention(Attention):
             q, k = (rms_norm(y, norm.weight, norm.eps) for y, norm in ((q, self.q_norm), (k, self.k_norm)))
         if rope:
             q, k = (rotate(y, rope.cos, rope.sin, self.interleaved) for y in (q, k))
-        attended = bidirectional_attention(q, k, v, step.batch, spec.scale, spec.window)
+        attended = bidirectional_attention(q, k, v, step.batch, spec.scale, spec.window, step.distance_bias)
         out: Tensor = self.out(attended.flatten(1))
         return out
 

@@ -11,16 +11,33 @@ from torch import Tensor, nn
 
 from sirocco.runtime.models.attention import make_attention
 from sirocco.runtime.models.cache import Cache
+from sirocco.runtime.models.mamba import Mamba
+from sirocco.runtime.models.mla import LatentAttention
 from sirocco.runtime.models.mlp import make_mlp
+from sirocco.runtime.models.moe import MoeFfn
 from sirocco.runtime.models.norm import make_norm
-from sirocco.runtime.models.spec import AttentionSpec, BlockKind, BlockSpec, FfnSpec, MixerSpec, MlpSpec
+from sirocco.runtime.models.spec import (
+    AttentionSpec,
+    BlockKind,
+    BlockSpec,
+    FfnSpec,
+    MambaSpec,
+    MixerSpec,
+    MlaSpec,
+    MlpSpec,
+    MoeSpec,
+)
 from sirocco.runtime.models.step import Step
 
 Stream = tuple[Tensor, Tensor | None]
 
 # Mixers are called as mixer(x [T, C], step, cache) and feed-forwards as ffn(x [T, C]); both return [T, C].
-MIXERS: dict[type, Callable[[Any, int, int | None], nn.Module]] = {AttentionSpec: make_attention}
-FFNS: dict[type, Callable[[Any, int], nn.Module]] = {MlpSpec: make_mlp}
+MIXERS: dict[type, Callable[[Any, int, int | None], nn.Module]] = {
+    AttentionSpec: make_attention,
+    MlaSpec: LatentAttention,
+    MambaSpec: Mamba,
+}
+FFNS: dict[type, Callable[[Any, int], nn.Module]] = {MlpSpec: make_mlp, MoeSpec: MoeFfn}
 
 
 def make_mixer(spec: MixerSpec, width: int, rope_index: int | None) -> nn.Module:

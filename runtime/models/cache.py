@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sirocco.runtime.models.spec import CacheSpec, KvCacheSpec, LatentCacheSpec, ModelSpec, StateCacheSpec
+from sirocco.runtime.models.cache_spec import CacheSpec, KvCacheSpec, LatentCacheSpec, StateCacheSpec
+from sirocco.runtime.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ class StateCache:
     @property
     def num_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Copy the states in slots source [n] to slots target [n]: to keep one at a border, or to go back to it."""
+        for tensor in self.tensors.values():
+            tensor.index_copy_(0, target, tensor.index_select(0, source))
 
 
 Cache = KvCache | LatentCache | StateCache | None

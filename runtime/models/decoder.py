@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.mamba import StateBatch
 from sirocco.runtime.models.block import make_block
 from sirocco.runtime.models.cache import Cache
 from sirocco.runtime.models.linear import DenseWeight, Linear, Weight, make_weight
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.rope import Rope
 from sirocco.runtime.models.spec import ModelSpec
-from sirocco.runtime.models.step import StateBatch, Step
+from sirocco.runtime.models.step import Step
 from sirocco.runtime.weights import Loadable, Slot, loadable_modules
 
 # An embedding this large may stay in its file; below, a copy costs less than depending on the file's staying as it is.
@@ -72,9 +73,34 @@ class TiedEmbedding(Embedding):
         if not isinstance(self.output, DenseWeight):  # else every step needs all of it
             super().keep_in_file(mapped)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [R, C] to [R, V]."""
-        return self.output.matmul(x, None)
+        return self.output.matmul(x, bias)
+
+
+class TiedHeadBias(Loadable):
+    """An output head that owns its bias alone: its matrix is the embedding's."""
+
+    bias: Tensor
+
+    def __init__(self, embedding: TiedEmbedding) -> None:
+        super().__init__()
+        self.vocab_size = embedding.vocab_size
+        self.project = embedding.project
+
+    def slots(self) -> dict[str, Slot]:
+        return {"bias": Slot((self.vocab_size,))}
+
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        self.bias = tensors.pop("bias")
+
+    @property
+    def num_bytes(self) -> int:
+        return self.bias.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [R, C] to [R, V]."""
+        return self.project(x, self.bias)
 
 
 class Decoder(nn.Module):
@@ -140,5 +166,5 @@ def _embedding_and_head(spec: ModelSpec) -> tuple[Embedding, Callable[[Tensor], 
         return Embedding(*size), None
     if spec.tied_embeddings:
         tied = TiedEmbedding(*size)
-        return tied, tied.project
+        return tied, TiedHeadBias(tied) if spec.head_bias else tied.project
     return Embedding(*size), Linear(spec.width, spec.vocab_size, spec.head_bias)

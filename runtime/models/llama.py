@@ -1,13 +1,12 @@
-"""Llama, and Mistral, which is Llama with a window on every layer."""
+"""Llama; Mistral, which has a window on every layer; SmolLM3, some of whose layers have no rotary embedding."""
 
-from dataclasses import replace
-
-from sirocco.runtime.config import ModelConfig
-from sirocco.runtime.models.hf import head_shape, num_layers, rope_spec
+from sirocco.runtime.config import Fields, ModelConfig
+from sirocco.runtime.models.hf import DEFAULT_THETA, head_shape, layer_types, num_layers, rope_spec
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, MlpSpec, ModelSpec, NormSpec, WeightNames
 
 MISTRAL_WINDOW = 4096  # where config.json does not mention a window; null means none
+SMOLLM3_THETA = 2_000_000.0
 
 LLAMA_NAMES: WeightNames = {
     "embed": ("model.embed_tokens",),
@@ -22,7 +21,7 @@ LLAMA_NAMES: WeightNames = {
 }
 
 
-def llama_block(config: ModelConfig, layer_type: str = "full_attention") -> BlockSpec:
+def llama_block(config: ModelConfig, layer_type: str = "full_attention", theta: float = DEFAULT_THETA) -> BlockSpec:
     """A layer of Llama's family; what others change they replace."""
     hf = config.fields
     num_heads, num_kv_heads, head_dim = head_shape(hf)
@@ -32,7 +31,7 @@ def llama_block(config: ModelConfig, layer_type: str = "full_attention") -> Bloc
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
-        rope=rope_spec(hf, head_dim, layer_type),
+        rope=rope_spec(hf, head_dim, layer_type, theta=theta),
         qkv_bias=bias,
         out_bias=bias,
     )
@@ -40,15 +39,15 @@ def llama_block(config: ModelConfig, layer_type: str = "full_attention") -> Bloc
     return BlockSpec(mixer, ffn, NormSpec(hf.number("rms_norm_eps", 1e-6, minimum=0.0)))
 
 
-def llama_model(config: ModelConfig, layers: tuple[BlockSpec, ...]) -> ModelSpec:
-    """Layers of Llama's family between its embedding and its head."""
+def llama_model(config: ModelConfig, layers: tuple[BlockSpec, ...], tied: bool = False) -> ModelSpec:
+    """Layers between an embedding and a head that are `tied` where config.json does not say."""
     return ModelSpec(
         vocab_size=config.vocab_size,
         width=config.fields.integer("hidden_size"),
         layers=layers,
         norm=layers[0].norm,
         max_model_len=config.max_model_len,
-        tied_embeddings=config.fields.boolean("tie_word_embeddings", False),
+        tied_embeddings=config.fields.boolean("tie_word_embeddings", tied),
     )
 
 
@@ -61,5 +60,32 @@ def llama(config: ModelConfig) -> ModelSpec:
 def mistral(config: ModelConfig) -> ModelSpec:
     hf, block = config.fields, llama_block(config)
     window = hf.optional_integer("sliding_window") if "sliding_window" in hf else MISTRAL_WINDOW
-    block = replace(block, mixer=replace(block.mixer, window=window, qkv_bias=False, out_bias=False))
+    block = block.with_mixer(window=window, qkv_bias=False, out_bias=False)
     return llama_model(config, (block,) * num_layers(hf))
+
+
+@architecture("SmolLM3ForCausalLM", names=LLAMA_NAMES)
+def smollm3(config: ModelConfig) -> ModelSpec:
+    hf = config.fields
+    window = hf.optional_integer("sliding_window") if hf.boolean("use_sliding_window", False) else None
+    turned = _turned_layers(hf)
+    types = layer_types(hf, lambda i: "full_attention" if window is None or turned[i] else "sliding_attention")
+    windows = {"full_attention": None, "sliding_attention": window}
+    block = llama_block(config, theta=SMOLLM3_THETA)
+    layers = (
+        block.with_mixer(window=windows[layer_type], rope=block.mixer.rope if has_rope else None)
+        for layer_type, has_rope in zip(types, turned, strict=True)
+    )
+    return llama_model(config, tuple(layers), tied=True)
+
+
+def _turned_layers(hf: Fields) -> tuple[bool, ...]:
+    """Which layers have a rotary embedding: all but every `no_rope_layer_interval`th, unless `no_rope_layers` lists
+    them (1 where a layer has one)."""
+    count, listed = num_layers(hf), hf.integers("no_rope_layers")
+    if listed is None:
+        interval = hf.integer("no_rope_layer_interval", 4)
+        return tuple((i + 1) % interval != 0 for i in range(count))
+    if len(listed) < count or any(flag not in (0, 1) for flag in listed):
+        raise hf.error("no_rope_layers", f"must be a list of 0 and 1 for each of {count} layers")
+    return tuple(bool(flag) for flag in listed[:count])

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from sirocco.runtime.block_fp8 import BlockFp8Checkpoint, block_shape
 from sirocco.runtime.checkpoint import Checkpoint
 from sirocco.runtime.config import ModelConfig, read_config
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.device import choose_device, choose_dtype
 from sirocco.runtime.models.registry import build_spec, find_architecture
-from sirocco.runtime.models.spec import ModelSpec
+from sirocco.runtime.models.spec import ModelSpec, WeightNames
 from sirocco.runtime.weights import Target, load_weights, match_weights
 
 
@@ -39,25 +41,49 @@ def load_model(folder: Path, dtype: str = "auto", device: str = "auto", progress
     """
     started = time.perf_counter()
     config = read_config(folder)
-    _refuse_quantised(config)
+    known = find_architecture(config.architecture)
+    refuse_quantised(config, (*known.formats, "fp8"))
     spec = build_spec(config)
-    with Checkpoint(folder) as checkpoint:
+    with _open(folder, config) as checkpoint:
         run_device = choose_device(device)
         model = Decoder(spec, run_device)
-        names = find_architecture(config.architecture).names
-        targets = match_weights(model, names, checkpoint)
-        run_dtype = choose_dtype(dtype, config.dtype or _stored_dtype(targets, checkpoint), run_device)
-        total = sum(checkpoint[part.name].num_bytes for target in targets for part in target.parts())
-        with _progress(total, progress) as advance:
-            load_weights(targets, checkpoint, run_dtype, run_device, advance)
+        checkpoint.hide(spec.unused_weights)
+        run_dtype = read_weights(model, known.names, checkpoint, config, dtype, run_device, progress)
     return LoadedModel(model, spec, config, run_dtype, run_device, time.perf_counter() - started, model.num_bytes)
 
 
-def _refuse_quantised(config: ModelConfig) -> None:
+def read_weights(
+    model: nn.Module,
+    names: WeightNames,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    dtype: str,
+    device: torch.device,
+    progress: bool,
+) -> torch.dtype:
+    """Fill a model from a checkpoint; returns the dtype it runs in. Raises as `match_weights` and `choose_dtype` do."""
+    targets = match_weights(model, names, checkpoint)
+    run_dtype = choose_dtype(dtype, config.dtype or _stored_dtype(targets, checkpoint), device)
+    total = sum(checkpoint[part.name].num_bytes for target in targets for part in target.parts())
+    with _progress(total, progress) as advance:
+        load_weights(targets, checkpoint, run_dtype, device, advance)
+    return run_dtype
+
+
+def refuse_quantised(config: ModelConfig, formats: tuple[str, ...] = ()) -> None:
+    """Raise `ModelLoadError` for a checkpoint that is quantised in none of these formats."""
     quantisation = config.fields.object("quantization_config")
     if quantisation is not None:
         method = quantisation.string("quant_method", "unknown method")
-        raise ModelLoadError(f"the checkpoint is quantised ({method}), which is not supported")
+        if method not in formats:
+            raise ModelLoadError(f"the checkpoint is quantised ({method}), which is not supported")
+
+
+def _open(folder: Path, config: ModelConfig) -> Checkpoint:
+    quantisation = config.fields.object("quantization_config")
+    if quantisation is not None and quantisation.string("quant_method") == "fp8":
+        return BlockFp8Checkpoint(folder, block_shape(quantisation))
+    return Checkpoint(folder)
 
 
 def _stored_dtype(targets: list[Target], checkpoint: Checkpoint) -> str:

@@ -1,13 +1,12 @@
 """Qwen2 (biases on q, k and v) and Qwen3 (a norm on each head of q and k), both with a window on some layers."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from sirocco.runtime.config import ModelConfig
 from sirocco.runtime.models.hf import layer_types
 from sirocco.runtime.models.llama import LLAMA_NAMES, llama_block, llama_model
 from sirocco.runtime.models.registry import architecture
-from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, ModelSpec, WeightNames
+from sirocco.runtime.models.spec import BlockSpec, ModelSpec, WeightNames
 
 QWEN3_NAMES: WeightNames = {
     **LLAMA_NAMES,
@@ -18,30 +17,30 @@ QWEN3_NAMES: WeightNames = {
 
 @architecture("Qwen2ForCausalLM", names=LLAMA_NAMES)
 def qwen2(config: ModelConfig) -> ModelSpec:
-    def mixer(block: BlockSpec) -> AttentionSpec:
-        return replace(block.mixer, qkv_bias=True, out_bias=False)
+    def adapt(block: BlockSpec) -> BlockSpec:
+        return block.with_mixer(qkv_bias=True, out_bias=False)
 
-    return llama_model(config, _layers(config, mixer))
+    return llama_model(config, qwen_layers(config, adapt))
 
 
 @architecture("Qwen3ForCausalLM", names=QWEN3_NAMES)
 def qwen3(config: ModelConfig) -> ModelSpec:
-    def mixer(block: BlockSpec) -> AttentionSpec:
-        return replace(block.mixer, qk_norm=block.norm)
-
-    return llama_model(config, _layers(config, mixer))
+    return llama_model(config, qwen_layers(config, qwen3_block))
 
 
-def _layers(config: ModelConfig, mixer: Callable[[BlockSpec], AttentionSpec]) -> tuple[BlockSpec, ...]:
-    """Llama's layers with this mixer, and with a window where the layer's type asks for one.
+def qwen3_block(block: BlockSpec) -> BlockSpec:
+    return block.with_mixer(qk_norm=block.norm)
+
+
+def qwen_layers(config: ModelConfig, adapt: Callable[[BlockSpec], BlockSpec]) -> tuple[BlockSpec, ...]:
+    """Llama's layers, adapted, and with a window where the layer's type asks for one.
 
     Qwen ignores `sliding_window` unless `use_sliding_window` is set, whatever the types say.
     """
-    hf, types = config.fields, layer_types(config.fields)
+    hf = config.fields
     window = hf.optional_integer("sliding_window") if hf.boolean("use_sliding_window", False) else None
+    first = hf.integer("max_window_layers", 28, minimum=0)  # below it, layers attend to everything
+    types = layer_types(hf, lambda i: "full_attention" if window is None or i < first else "sliding_attention")
     windows = {"full_attention": None, "sliding_attention": window}
-    blocks = {}
-    for layer_type in set(types):
-        block = llama_block(config, layer_type)
-        blocks[layer_type] = replace(block, mixer=replace(mixer(block), window=windows[layer_type]))
+    blocks = {t: adapt(llama_block(config, t)).with_mixer(window=windows[t]) for t in set(types)}
     return tuple(blocks[layer_type] for layer_type in types)

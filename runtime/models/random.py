@@ -39,6 +39,21 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 
+_QWEN3_MOE = _QWEN3 | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": _QWEN3
     | {
@@ -73,6 +88,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "tie_word_embeddings": False,
     },
+    "qwen3-30b-a3b": _QWEN3_MOE | {"num_hidden_layers": 48},
+    "qwen3-30b-a3b-4-layers": _QWEN3_MOE | {"num_hidden_layers": 4},  # what a small machine can hold
     "llama-3.2-1b": _LLAMA3
     | {
         "hidden_size": 2048,
@@ -97,6 +114,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 
+QUANTISED_BYTE = 115  # as a scale of MXFP4 2^-12, as values 1.5 and 6
 POOL_SIZE = 1_048_583  # a prime: no row length divides it, so rows of a matrix start at different places
 
 
@@ -121,12 +139,13 @@ def random_model(shape: str, dtype: str = "auto", device: str = "auto", seed: in
 
 
 def _fill(module: Loadable, pool: Tensor, dtype: torch.dtype) -> None:
-    module.assign(
-        {
-            name: _matrix(slot, pool, dtype) if slot.rest else _vector(name, slot, pool, dtype)
-            for name, slot in module.slots().items()
-        }
-    )
+    module.assign({name: _tensor(name, slot, pool, slot.dtype or dtype) for name, slot in module.slots().items()})
+
+
+def _tensor(name: str, slot: Slot, pool: Tensor, dtype: torch.dtype) -> Tensor:
+    if not dtype.is_floating_point:
+        return torch.full(slot.shape, QUANTISED_BYTE, dtype=dtype, device=pool.device)
+    return _matrix(slot, pool, dtype) if slot.rest else _vector(name, slot, pool, dtype)
 
 
 def _vector(name: str, slot: Slot, pool: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,7 @@
 """From the class name in `config.json` to a spec and a table of weight names."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sirocco.runtime.config import ModelConfig
@@ -12,36 +13,63 @@ SpecFunction = Callable[[ModelConfig], ModelSpec]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How one class of models becomes a spec, and what its checkpoints call the weights."""
+    """How one class of models becomes a spec, what its checkpoints call the weights, and which quantised formats its
+    own modules read."""
 
     build: SpecFunction
     names: WeightNames
+    formats: tuple[str, ...] = ()
 
 
+# Modules that register themselves when they are imported.
+FAMILIES = (
+    "deepseek",
+    "gemma",
+    "glm",
+    "glm_moe",
+    "gpt_oss",
+    "granite",
+    "llama",
+    "mixtral",
+    "phi",
+    "phimoe",
+    "qwen",
+    "qwen_moe",
+    "starcoder",
+)
 ARCHITECTURES: dict[str, Architecture] = {}
 
 
-def architecture(*class_names: str, names: WeightNames) -> Callable[[SpecFunction], SpecFunction]:
+def architecture(
+    *class_names: str, names: WeightNames, formats: tuple[str, ...] = ()
+) -> Callable[[SpecFunction], SpecFunction]:
     """Register the decorated function `(ModelConfig) -> ModelSpec` for these class names."""
 
     def register(build: SpecFunction) -> SpecFunction:
         for class_name in class_names:
-            ARCHITECTURES[class_name] = Architecture(build, names)
+            ARCHITECTURES[class_name] = Architecture(build, names, formats)
         return build
 
     return register
 
 
+def architectures() -> Mapping[str, Architecture]:
+    """All that are known, by class name."""
+    for family in FAMILIES:
+        importlib.import_module(f"sirocco.runtime.models.{family}")
+    return ARCHITECTURES
+
+
 def find_architecture(class_name: str) -> Architecture:
     """The architecture of a class name. Raises `ModelLoadError` naming it and those that are known."""
-    from sirocco.runtime.models import llama, qwen  # noqa: F401  (they register themselves)
-
-    if class_name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ModelLoadError(f"architecture {class_name!r} is not supported; known are {known}")
-    return ARCHITECTURES[class_name]
+    known = architectures()
+    if class_name not in known:
+        raise ModelLoadError(f"architecture {class_name!r} is not supported; known are {', '.join(sorted(known))}")
+    return known[class_name]
 
 
 def build_spec(config: ModelConfig) -> ModelSpec:
-    """The spec of a model. Raises `ModelLoadError` for an unknown class or a field that is missing or wrong."""
+    """The spec of a model that generates. Raises `ModelLoadError` for an unknown class, and a field missing or wrong."""
+    if config.fields.boolean("use_bidirectional_attention", False):
+        raise config.fields.error("use_bidirectional_attention", "is set: such a model embeds and cannot generate")
     return find_architecture(config.architecture).build(config)

@@ -34,7 +34,7 @@ class Rope(nn.Module):
 
     def forward(self, positions: Tensor, regimes: Tensor | None = None) -> RopeTables:
         """Tables for positions [T] of requests in these regimes [T]."""
-        inv_freq, scale = self.frequencies(positions, regimes)
+        inv_freq, scale = self.frequencies(regimes)
         cos, sin = rope_tables(inv_freq, positions)
         return RopeTables(cos, sin) if scale is None else RopeTables(cos * scale, sin * scale)
 
@@ -47,7 +47,7 @@ class StaticFrequencies:
         self.inv_freq = inv_freq.to(device)
         self.scale = None if scale == 1.0 else scale
 
-    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, float | None]:
+    def __call__(self, regimes: Tensor | None) -> tuple[Tensor, float | None]:
         return self.inv_freq, self.scale
 
 
@@ -61,7 +61,7 @@ class LongropeFrequencies:
         self.inv_freq = (1.0 / (factors * wavelengths(spec))).to(device)
         self.scales = torch.tensor([[scaling.short_attention_factor], [scaling.long_attention_factor]], device=device)
 
-    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, regimes: Tensor | None) -> tuple[Tensor, Tensor]:
         if regimes is None:
             return self.inv_freq[0], self.scales[0]
         return self.inv_freq[regimes], self.scales[regimes]
@@ -75,7 +75,7 @@ class DynamicFrequencies:
         self.spec, self.scaling = spec, spec.scaling
         self.exponents = exponents(spec).to(device)
 
-    def __call__(self, positions: Tensor, regimes: Tensor | None) -> tuple[Tensor, None]:
+    def __call__(self, regimes: Tensor | None) -> tuple[Tensor, None]:
         if regimes is None:
             return 1.0 / self.spec.theta**self.exponents, None
         factor, original, size = self.scaling.factor, self.scaling.original_max_len, self.spec.rotary_dim

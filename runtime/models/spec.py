@@ -6,8 +6,10 @@ hybrids, alternating windows and dense-first stacks are tuples of blocks and nev
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from sirocco.runtime.models.cache_spec import CacheSpec, KvCacheSpec, LatentCacheSpec, StateCacheSpec, StateTensor
 
 # What checkpoints call the weights: a module path of the decoder, `*` for a layer's number, to the path or paths in the
 # checkpoint, `#` for an expert's number, fused in this order.
@@ -102,58 +104,6 @@ class NormSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSpec:
-    """What a mixer stores between steps: nothing, where a subclass does not say otherwise."""
-
-    def bytes_per_token(self, dtype_size: int) -> int:
-        return 0
-
-    def bytes_per_request(self, dtype_size: int) -> int:
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class KvCacheSpec(CacheSpec):
-    """A key and a value per token for each KV head; past `window` tokens they may go."""
-
-    num_kv_heads: int
-    head_dim: int
-    window: int | None = None
-
-    def bytes_per_token(self, dtype_size: int) -> int:
-        return 2 * self.num_kv_heads * self.head_dim * dtype_size
-
-
-@dataclass(frozen=True, slots=True)
-class LatentCacheSpec(CacheSpec):
-    """A latent of `rank` and a rotated key part of `rope_dim` per token, shared by all heads (MLA)."""
-
-    rank: int
-    rope_dim: int
-
-    def bytes_per_token(self, dtype_size: int) -> int:
-        return (self.rank + self.rope_dim) * dtype_size
-
-
-@dataclass(frozen=True, slots=True)
-class StateTensor:
-    """One tensor of a request's recurrent state; `float32` keeps it so whatever the run dtype."""
-
-    shape: tuple[int, ...]
-    float32: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StateCacheSpec(CacheSpec):
-    """Recurrent state: tensors by name, overwritten in place, one of each per request."""
-
-    tensors: tuple[tuple[str, StateTensor], ...]
-
-    def bytes_per_request(self, dtype_size: int) -> int:
-        return sum(math.prod(state.shape) * (4 if state.float32 else dtype_size) for _, state in self.tensors)
-
-
-@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """Grouped-query attention. `scale` multiplies the scores, `window` counts the keys seen including the query's own,
     `softcap` bounds scores by tanh, `sinks` add a learned logit per head to the softmax's denominator, `qk_norm`
@@ -198,9 +148,156 @@ class MlpSpec:
         return (up + self.hidden) * width + (up + width) * self.bias
 
 
+@dataclass(frozen=True, slots=True)
+class MlaSpec:
+    """Multi-head latent attention (arXiv:2405.04434): keys and values of all heads from one latent of `rank` per token.
+
+    A head's query and key have `nope_dim` dimensions from the latents and `rope_dim` turned ones, of which the key's
+    are shared by all heads; its value has `v_dim`. Queries go through a latent of `q_rank` too, unless that is None.
+    `bias` is on the projections to the latents and on the output; `norm` is over each latent.
+    """
+
+    num_heads: int
+    q_rank: int | None
+    rank: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+    scale: float
+    rope: RopeSpec
+    norm: NormSpec
+    bias: bool = False
+
+    @property
+    def cache(self) -> CacheSpec:
+        return LatentCacheSpec(self.rank, self.rope_dim)
+
+    def num_parameters(self, width: int) -> int:
+        q_size = self.num_heads * (self.nope_dim + self.rope_dim)
+        query = q_size * width
+        if self.q_rank is not None:
+            query = self.q_rank * (width + q_size + self.bias) + self.norm.num_parameters(self.q_rank)
+        latent = (self.rank + self.rope_dim) * (width + self.bias) + self.norm.num_parameters(self.rank)
+        expansion = self.num_heads * (self.nope_dim + self.v_dim) * self.rank
+        return query + latent + expansion + width * (self.num_heads * self.v_dim + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class MambaSpec:
+    """A Mamba-2 mixer (arXiv:2405.21060): a causal convolution over `conv_width` tokens, then a state of
+    `head_dim` x `state_size` per head, whose inputs and outputs the heads of a group share.
+
+    Time steps are clamped to `min_step` and `max_step`; `norm` is over each group of the gated output.
+    """
+
+    num_heads: int
+    head_dim: int
+    state_size: int
+    num_groups: int
+    conv_width: int
+    norm: NormSpec
+    conv_bias: bool = True
+    bias: bool = False
+    min_step: float = 0.0
+    max_step: float = math.inf
+
+    rope: ClassVar[None] = None
+
+    @property
+    def inner(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels that are convolved: the heads' inputs, and the groups' input and output vectors."""
+        return self.inner + 2 * self.num_groups * self.state_size
+
+    @property
+    def cache(self) -> CacheSpec:
+        ssm = StateTensor((self.num_heads, self.head_dim, self.state_size), float32=True)
+        return StateCacheSpec((("conv", StateTensor((self.conv_dim, self.conv_width - 1))), ("ssm", ssm)))
+
+    def num_parameters(self, width: int) -> int:
+        rows = self.inner + self.conv_dim + self.num_heads
+        convolution = self.conv_dim * (self.conv_width + self.conv_bias)
+        norm = self.norm.num_parameters(self.inner)
+        return rows * (width + self.bias) + convolution + 3 * self.num_heads + norm + width * (self.inner + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxRouting:
+    """Softmax over all experts, then the best of the `top_groups` best groups; `normalize` makes weights sum to one."""
+
+    normalize: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopKRouting:
+    """The best experts, then softmax over those; `bias` is added to the scores."""
+
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SigmoidRouting:
+    """Sigmoid scores, with a learned correction that takes part in choosing alone, within the best groups."""
+
+    normalize: bool = True
+    num_groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SparseMixerRouting:
+    """Two experts, each weighed among those whose scores are within 2 `jitter` of its own."""
+
+    jitter: float
+
+
+RoutingSpec = SoftmaxRouting | TopKRouting | SigmoidRouting | SparseMixerRouting
+
+
+@dataclass(frozen=True, slots=True)
+class SwigluClamp:
+    """`(up + 1) * gate * sigmoid(alpha * gate)` with gate bounded above and up on both sides by `limit` (GPT-OSS)."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSpec:
+    """`num_experts` feed-forwards, of which each token passes `top_k`, and one `shared` by all tokens.
+
+    `layout` is how checkpoints hold the experts: as `rows` of outputs, as `columns` with gate and up alternating, or as
+    rows in `mxfp4` blocks with gate and up alternating.
+    """
+
+    num_experts: int
+    top_k: int
+    expert: MlpSpec
+    routing: RoutingSpec
+    shared: MlpSpec | None = None
+    clamp: SwigluClamp | None = None
+    layout: Literal["rows", "columns", "mxfp4"] = "rows"
+
+    def num_parameters(self, width: int) -> int:
+        match self.routing:
+            case SigmoidRouting() | TopKRouting(bias=True):
+                router = self.num_experts * (width + 1)
+            case _:
+                router = self.num_experts * width
+        shared = self.shared.num_parameters(width) if self.shared else 0
+        return router + self.num_experts * self.expert.num_parameters(width) + shared
+
+
 # A mechanism is a spec class here, a module, and an entry in `block.py` that leads from one to the other.
-MixerSpec = AttentionSpec
-FfnSpec = MlpSpec
+MixerSpec = AttentionSpec | MlaSpec | MambaSpec
+FfnSpec = MlpSpec | MoeSpec
 
 BlockKind = Literal["pre_norm", "sandwich", "parallel", "post_norm"]
 NUM_NORMS: dict[BlockKind, int] = {"pre_norm": 2, "sandwich": 4, "parallel": 1, "post_norm": 2}
@@ -221,6 +318,10 @@ class BlockSpec:
     kind: BlockKind = "pre_norm"
     residual_multiplier: float = 1.0
 
+    def with_mixer(self, **changes: Any) -> "BlockSpec":
+        """This block with these fields of its mixer replaced."""
+        return replace(self, mixer=replace(self.mixer, **changes))
+
     def num_parameters(self, width: int) -> int:
         norms = NUM_NORMS[self.kind] * self.norm.num_parameters(width)
         return self.mixer.num_parameters(width) + self.ffn.num_parameters(width) + norms
@@ -231,7 +332,8 @@ class ModelSpec:
     """A decoder: token embedding, `layers` in order, `norm`, output head (the embedding again when tied).
 
     Embeddings are multiplied by `embedding_multiplier`, logits by `logit_scale` and then bounded by tanh to
-    `logit_softcap`. Without `has_head` the hidden states are all there is.
+    `logit_softcap`. Without `has_head` the hidden states are all there is. Weights whose names begin like one of
+    `unused_weights` may be in checkpoints.
     """
 
     vocab_size: int
@@ -245,11 +347,13 @@ class ModelSpec:
     embedding_multiplier: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float | None = None
+    unused_weights: tuple[str, ...] = ()
 
     @property
     def num_parameters(self) -> int:
         embedding = self.vocab_size * self.width
-        head = embedding * (not self.tied_embeddings) + self.vocab_size * self.head_bias if self.has_head else 0
+        matrix = 0 if self.tied_embeddings else embedding
+        head = matrix + self.vocab_size * self.head_bias if self.has_head else 0
         blocks = sum(block.num_parameters(self.width) for block in self.layers)
         return embedding + head + blocks + self.norm.num_parameters(self.width)
 

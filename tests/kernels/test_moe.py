@@ -76,9 +76,7 @@ def test_top_k_then_softmax() -> None:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("num_groups", "top_groups", "scale"), [(1, 1, 1.0), (4, 2, 2.5), (3, 1, 1.0)])
-def test_sigmoid_with_a_bias_that_only_chooses(
-    normalize: bool, num_groups: int, top_groups: int, scale: float
-) -> None:
+def test_sigmoid_with_a_bias_that_only_chooses(normalize: bool, num_groups: int, top_groups: int, scale: float) -> None:
     logits, bias, expected = torch.randn(T, E), torch.randn(E), []
     for scores in logits.double().sigmoid().tolist():
         choice = [score + float(b) for score, b in zip(scores, bias, strict=True)]

@@ -3,8 +3,25 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    Glm4Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
+)
 from transformers.utils import logging
+
+from .mixtures import CASES as MIXTURES
 
 SMALL = {
     "vocab_size": 211,
@@ -33,6 +50,16 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 # So few rotations that the ramp would end beyond the head.
 STEEP_YARN = YARN | {"rope_theta": 4.0, "original_max_position_embeddings": 256}
 DEEPSEEK_YARN = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 16, "beta_slow": 2, "truncate": False}
+# Beyond 32 tokens the frequencies depend on how long the request is.
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 3.0}
+
+
+def longrope(num_pairs, **changes):
+    factors = {
+        "short_factor": [1.0 + 0.1 * i for i in range(num_pairs)],
+        "long_factor": [2.0 + 0.4 * i for i in range(num_pairs)],
+    }
+    return {"rope_type": "longrope", "rope_theta": 10000.0} | factors | changes
 
 
 def llama(**changes):
@@ -50,6 +77,26 @@ def qwen2(**changes):
 def qwen3(**changes):
     return Qwen3Config(**SMALL | changes)
 
+
+def of_width(config_class):
+    """Families whose heads share the width evenly."""
+
+    def config(**changes):
+        return config_class(**{name: value for name, value in SMALL.items() if name != "head_dim"} | changes)
+
+    return config
+
+
+def with_head_dim(config_class):
+    def config(**changes):
+        return config_class(**SMALL | changes)
+
+    return config
+
+
+gemma, gemma2, gemma3 = map(with_head_dim, (GemmaConfig, Gemma2Config, Gemma3TextConfig))
+glm4, smollm3 = map(with_head_dim, (Glm4Config, SmolLM3Config))
+phi2, phi3, starcoder2 = map(of_width, (PhiConfig, Phi3Config, Starcoder2Config))
 
 CASES = {
     "llama": llama(),
@@ -77,19 +124,77 @@ CASES = {
     "qwen3-window-yarn": qwen3(
         use_sliding_window=True, sliding_window=21, max_window_layers=1, rope_parameters=YARN | {"rope_theta": 1e6}
     ),
+    "llama-dynamic": llama(rope_parameters=DYNAMIC, max_position_embeddings=32),
+    "gemma": gemma(),
+    "gemma-untied-biases-head48": gemma(tie_word_embeddings=False, attention_bias=True, head_dim=48),
+    "gemma2-window": gemma2(sliding_window=21, query_pre_attn_scalar=40),
+    "gemma2-uncapped-full": gemma2(
+        attn_logit_softcapping=None, final_logit_softcapping=None, layer_types=["full_attention"] * 3
+    ),
+    "gemma2-hard-caps": gemma2(attn_logit_softcapping=2.0, final_logit_softcapping=1.5, sliding_window=21),
+    "gemma3-window": gemma3(
+        sliding_window=21,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        final_logit_softcapping=3.0,
+    ),
+    "phi2": phi2(),
+    "phi2-tied-rotary-quarter": phi2(
+        tie_word_embeddings=True, partial_rotary_factor=0.25, num_attention_heads=3, num_key_value_heads=3
+    ),
+    "phi3-window": phi3(sliding_window=21),
+    "phi3-longrope": phi3(rope_parameters=longrope(8), original_max_position_embeddings=32),
+    "phi3-longrope-partial-tied": phi3(
+        num_attention_heads=4,
+        rope_parameters=longrope(6, partial_rotary_factor=0.5),
+        original_max_position_embeddings=32,
+        tie_word_embeddings=True,
+    ),
+    "glm4": glm4(),
+    "glm4-head80-no-biases": glm4(
+        head_dim=80, attention_bias=False, partial_rotary_factor=0.4, tie_word_embeddings=True
+    ),
+    "starcoder2-window": starcoder2(sliding_window=21),
+    "starcoder2-no-biases-untied": starcoder2(use_bias=False, tie_word_embeddings=False),
+    "smollm3": smollm3(no_rope_layers=[1, 0, 1]),
+    "smollm3-window-untied-biases": smollm3(
+        no_rope_layer_interval=2,
+        use_sliding_window=True,
+        sliding_window=21,
+        tie_word_embeddings=False,
+        attention_bias=True,
+        mlp_bias=True,
+    ),
 }
 
 
+def weights_of(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """What checkpoints hold: the parameters, and of the buffers the routers' corrections."""
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("correction_bias")]
+    return [*model.named_parameters(), *buffers]
+
+
+CASES |= MIXTURES
+
+
 def save_model(config, folder: Path, **options) -> PreTrainedModel:
-    """A model with random weights in `folder`: also its norms and biases, which a fresh model has at one and zero."""
+    """A model with random weights in `folder`."""
     torch.manual_seed(0)
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = randomize(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    model.save_pretrained(folder, **options)
+    return model
+
+
+def randomize(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with random weights: also its norms and biases, which a fresh model has at one and zero."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in weights_of(model):
             if parameter.ndim > 1:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
             else:
                 parameter.normal_(mean=1.0 if "norm" in name else 0.0, std=0.3)
-    model.save_pretrained(folder, **options)
     return model

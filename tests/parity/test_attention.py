@@ -83,4 +83,4 @@ def test_attention(changes):
     x = torch.randn(T, C)
     actual = module(x, Step(layout([T], [T], block_table), slots, ropes), cache)
     expected = dense_attention(x.double(), {name: weight.double() for name, weight in weights.items()}, spec)
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=3e-5)  # float32 scores over 37 keys

@@ -1,5 +1,6 @@
 """A runner without a model: it keeps what a cache would hold, and checks that every row finds its own past there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -16,6 +17,7 @@ def next_token(token_ids: list[int], seed: int = 0, vocab_size: int = 1000) -> i
 class Mirror:
     token_ids: list[int]
     seed: int
+    regime: int = 0
     blocks: list[int] = field(default_factory=list)
 
 
@@ -28,12 +30,13 @@ class FakeRunner:
         self.cache: dict[int, dict[int, bytes]] = {}
         self.slots: dict[int, Mirror] = {}
         self.computed_tokens = 0
+        self.regime_of: Callable[[int], int] = lambda length: 0
 
     def launch(self, plan: Plan) -> StepResult:
         assert plan.num_tokens <= self.max_step_tokens
         assert len(set(plan.slots)) == len(plan.slots), "one row a request"
         for admission in plan.admissions:
-            self.slots[admission.slot] = Mirror(admission.token_ids.copy(), admission.seed)
+            self.slots[admission.slot] = Mirror(admission.token_ids.copy(), admission.seed, admission.regime)
         for slot, first, blocks in plan.new_blocks:
             table = self.slots[slot].blocks
             assert len(table) == first, "a table grows at its end"
@@ -41,6 +44,7 @@ class FakeRunner:
         tokens: list[int] = []
         for slot, start, count, samples in zip(plan.slots, plan.starts, plan.counts, plan.samples, strict=True):
             mirror = self.slots[slot]
+            assert mirror.regime == self.regime_of(len(mirror.token_ids)), "no row is computed in another length's regime"
             assert 0 not in mirror.blocks, "the null block is nobody's"
             for position in range(start):
                 assert self.read(mirror, position) == self.past(mirror, position), (slot, position)
@@ -62,7 +66,7 @@ class FakeRunner:
         return self.cache.get(block, {}).get(position % self.block_size)
 
     def past(self, mirror: Mirror, position: int) -> bytes:
-        return blake2b(repr(mirror.token_ids[: position + 1]).encode(), digest_size=8).digest()
+        return blake2b(repr((mirror.regime, mirror.token_ids[: position + 1])).encode(), digest_size=8).digest()
 
 
 def expected_tokens(prompt: list[int], count: int, seed: int = 0) -> list[int]:

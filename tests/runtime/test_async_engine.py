@@ -41,7 +41,7 @@ def test_stream_joins_to_the_result_and_ends_with_usage(engine):
     result = engine.generate("rain", GREEDY)
     events = list(engine.stream("rain", GREEDY))
     assert "".join(event.text for event in events) == result.text
-    assert sum((event.token_ids for event in events), []) == result.token_ids
+    assert [token for event in events for token in event.token_ids] == result.token_ids
     assert events[-1].finish_reason == "length" and events[-1].usage.completion_tokens == 24
     assert all(event.usage is None for event in events[:-1])
 

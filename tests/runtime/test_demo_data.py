@@ -49,7 +49,8 @@ def test_values_of_the_two_splits_are_disjoint() -> None:
 
 
 def test_phrasings_of_the_two_splits_are_disjoint() -> None:
-    pools = [schemas.PREFIXES, schemas.MARKED, lore.UNKNOWN, *(options for _, options, _ in lore.TALK)]
+    pools = [schemas.OPENERS, schemas.GREETINGS, schemas.SUFFIXES, schemas.ASIDES, schemas.MARKED, lore.UNKNOWN]
+    pools += [options for _, options, _ in lore.TALK]
     pools += [family.frames for family in families.FAMILIES] + [relation.questions for relation in lore.RELATIONS]
     for pool in pools:
         known, unseen = set(phrasings(pool, "train")), set(phrasings(pool, "test"))

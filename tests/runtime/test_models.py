@@ -9,9 +9,9 @@ from transformers.activations import ACT2FN
 from sirocco.runtime.config import make_config
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models import device
+from sirocco.runtime.models.block import make_ffn
 from sirocco.runtime.models.cache import allocate_caches
 from sirocco.runtime.models.linear import FusedLinear
-from sirocco.runtime.models.block import make_ffn
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.random import SHAPES, random_model
 from sirocco.runtime.models.registry import build_spec
@@ -127,7 +127,7 @@ def test_both_spellings_of_rope_settings_give_one_spec(hub_era):
     [
         (
             {"architectures": ["NoSuchForCausalLM"]},
-            "'NoSuchForCausalLM' is not supported; known are Llama",
+            "'NoSuchForCausalLM' is not supported; known are .*LlamaForCausalLM, ",
         ),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": 18}, "hidden_size is not a multiple of num_attention_heads"),
@@ -136,7 +136,11 @@ def test_both_spellings_of_rope_settings_give_one_spec(hub_era):
         ({"head_dim": 5}, "turns 5 of 5 dimensions"),
         ({"rope_theta": "big"}, "rope_theta must be a finite number"),
         ({"rope_theta": 0}, "rope_theta must be greater than 1"),
-        ({"rope_scaling": {"type": "longrope"}}, "rope_type 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "spiral"}}, "rope_type 'spiral' is not supported; known are default, linear, "),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "short_factor must be a list of 2 numbers"),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0, "x"]}}, "short_factor must be a finite number"),
+        ({"rope_scaling": {"type": "dynamic"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "head_dim": 2}, "needs more than 2 dimensions"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "low_freq_factor is missing"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false"),

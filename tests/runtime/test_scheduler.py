@@ -1,4 +1,4 @@
-"""Random workloads against a runner that checks the cache: no block owned twice, all return, every request ends as it should."""
+"""Random workloads over a runner that checks the cache: blocks have one owner, all return, every request ends right."""
 
 import random
 from collections import deque
@@ -8,6 +8,7 @@ import pytest
 from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.plan import Plan, StepResult
 from sirocco.runtime.scheduler import Scheduler
+from sirocco.runtime.sequence import Regimes
 from sirocco.runtime.wire import EngineRequest, Sampling, SequenceOutput
 
 from .fakes import FakeRunner, expected_tokens
@@ -160,6 +161,21 @@ def test_choices_share_the_prompt():
     assert bench.runner.computed_tokens == 33 + 3 * 1 + 4 * 7
     for index in range(4):
         assert bench.tokens[1, index] == expected_tokens(list(range(33)), 8, 5 + index)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_outgrowing_a_rope_regime_computes_the_request_anew(depth):
+    bench = Bench(num_blocks=200, depth=depth)
+    bench.runner.regime_of = lambda length: 0 if length <= 20 else 1
+    bench.scheduler.regimes = Regimes(bench.runner.regime_of, lambda regime: 20 if regime == 0 else None)
+    prompts = [list(range(5)), list(range(18)), list(range(20)), list(range(40))]
+    for id, prompt in enumerate(prompts):
+        bench.add(id, prompt, max_tokens=12)
+    bench.run()
+    for id, prompt in enumerate(prompts):
+        assert bench.tokens[id, 0] == expected_tokens(prompt, 12)
+    assert bench.scheduler.stats().preemptions == 2, "those of 18 and 20 tokens crossed"
+    assert bench.pool.num_used == 0
 
 
 def test_stop_token_ends_a_sequence():

@@ -1,0 +1,117 @@
+"""`sirocco bench gpu`: in ten minutes, whether a GPU's numbers are right and how fast they come.
+
+Each part runs in a process of its own, so that one that fails or hangs costs its share of the time and nothing else:
+the kernel tests on the device, `bench kernels`, then the engine against transformers' continuous batching on random
+weights. Results go to a folder with the device's name.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sirocco.bench import report
+
+COLUMNS = (
+    ("part", "part"),
+    ("outcome", "outcome"),
+    ("seconds", "seconds"),
+    ("figures", "figures"),
+)
+
+LEAST_SECONDS = 10.0  # for a part, however little time is left
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBench:
+    """The plan. `small` is for trying it where there is no GPU: tiny sizes and a tiny model."""
+
+    out: Path
+    device: str = "auto"
+    minutes: float = 10.0
+    shapes: Sequence[str] = ("qwen3-0.6b", "qwen3-8b")
+    requests: int = 64
+    prompt_len: int = 256
+    gen_len: int = 128
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A command that writes JSON to a file or says by its exit status how it went."""
+
+    name: str
+    arguments: Sequence[str]
+    share: float  # of the time that is left when it starts
+
+
+def measure(bench: GpuBench) -> list[dict[str, Any]]:
+    """One row a part, also written to the folder together with what the parts wrote."""
+    folder = bench.out / folder_name(bench)
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 60 * bench.minutes
+    rows = []
+    for part in plan(bench):
+        allowed = max(LEAST_SECONDS, part.share * (deadline - time.monotonic()))
+        rows.append(_run(part, folder, allowed))
+    (folder / "gpu.json").write_text(json.dumps({"parts": rows, "versions": _versions()}, indent=2) + "\n")
+    return rows
+
+
+def plan(bench: GpuBench) -> list[Part]:
+    """The parts in the order in which a person wants to know."""
+    small = ["--small"] if bench.small else []
+    dtypes = "float32" if bench.small else "bfloat16,float16,float32"
+    shapes = ["tiny"] if bench.small else bench.shapes
+    load = [str(bench.requests), str(bench.prompt_len), str(bench.gen_len), bench.device]
+    parts = [
+        Part("tests", ["-m", "sirocco.bench.gpu_tests", bench.device], 0.3),
+        Part(
+            "kernels", ["-m", "sirocco", "bench", "kernels", "--device", bench.device, "--dtype", dtypes, *small], 0.4
+        ),
+    ]
+    for shape in shapes:
+        parts.append(Part(f"engine-{shape}", ["-m", "sirocco.bench.gpu_engine", "sirocco", shape, *load], 0.4))
+        parts.append(
+            Part(f"transformers-{shape}", ["-m", "sirocco.bench.gpu_engine", "transformers", shape, *load], 0.5)
+        )
+    return parts
+
+
+def _run(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
+    result = folder / f"{part.name}.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-P", *part.arguments, "--json", str(result)]
+    started = time.monotonic()
+    with open(folder / f"{part.name}.log", "w") as log:
+        try:
+            status = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, timeout=seconds, check=False
+            ).returncode
+            outcome = "passed" if status == 0 else f"failed ({status})"
+        except subprocess.TimeoutExpired:
+            outcome = f"stopped after {seconds:.0f} s"
+    row: dict[str, Any] = {"part": part.name, "outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+    figures = json.loads(result.read_text() or "{}") if result.exists() else {}
+    return row | {"figures": figures if isinstance(figures, dict) else {"rows": len(figures)}}
+
+
+def folder_name(bench: GpuBench) -> str:
+    """The device's name as a folder."""
+    from sirocco.bench.kernels import device_name
+    from sirocco.runtime.models.device import choose_device
+
+    name = device_name(choose_device(bench.device))
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _versions() -> dict[str, str]:
+    return report.versions("sirocco", "torch", "triton", "transformers") | {
+        "threads": os.environ.get("OMP_NUM_THREADS", "")
+    }

@@ -1,0 +1,245 @@
+"""What `sirocco bench kernels` measures: each operator at the sizes of an 8B model, with the bytes and operations that
+it cannot avoid, and other implementations of the same numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sirocco.kernels import activation, kv, norm, sampling
+from sirocco.kernels.attention import AttentionBatch, paged_attention, paged_attention_torch
+from sirocco.kernels.sampling import SamplingTensors
+
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
+WIDTH, HIDDEN, VOCAB_SIZE = 4096, 12288, 151936
+
+Run = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a case runs. `small` is for checking the numbers, and for machines without a GPU."""
+
+    device: torch.device
+    dtype: torch.dtype
+    small: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A case made ready: what to time, what it should return, and what it costs at least."""
+
+    run: Run
+    exact: Run  # in float64
+    num_bytes: int
+    flops: int = 0
+    peers: dict[str, Run] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An operator at one size."""
+
+    operator: str
+    size: str
+    make: Callable[[Setting], Trial]
+
+
+def attention(
+    query_lens: list[int], kv_lens: list[int], small: tuple[list[int], list[int]]
+) -> Callable[[Setting], Trial]:
+    """Paged attention over these lengths. `small` are those to check with."""
+
+    def make(setting: Setting) -> Trial:
+        queries, keys = small if setting.small else (query_lens, kv_lens)
+        heads, kv_heads = (4, 2) if setting.small else (NUM_HEADS, NUM_KV_HEADS)
+        layout, num_blocks = _layout(queries, keys, setting.device)
+        shape = (num_blocks, kv_heads, BLOCK_SIZE, HEAD_DIM)
+        q = _randn(setting, sum(queries), heads, HEAD_DIM)
+        k_cache, v_cache = _randn(setting, *shape), _randn(setting, *shape)
+        scale = HEAD_DIM**-0.5
+        seen = sum(n * length - n * (n - 1) // 2 for n, length in zip(queries, keys, strict=True))
+        return Trial(
+            run=lambda: paged_attention(q, k_cache, v_cache, layout, scale),
+            exact=lambda: paged_attention_torch(q.double(), k_cache.double(), v_cache.double(), layout, scale),
+            num_bytes=(2 * sum(keys) * kv_heads * HEAD_DIM + 2 * q.numel()) * q.element_size(),
+            flops=4 * seen * heads * HEAD_DIM,
+            peers=_attention_peers(q, kv_heads, queries, keys, setting),
+        )
+
+    return make
+
+
+def _layout(query_lens: list[int], kv_lens: list[int], device: torch.device) -> tuple[AttentionBatch, int]:
+    """Shuffled blocks, as a busy engine has them; block 0 is nobody's."""
+    counts = [-(-length // BLOCK_SIZE) for length in kv_lens]
+    blocks = torch.randperm(sum(counts)) + 1
+    table = torch.zeros(len(kv_lens), max(counts), dtype=torch.int32)
+    for row, own in enumerate(blocks.split(counts)):
+        table[row, : len(own)] = own
+    layout = AttentionBatch(
+        cu_seqlens_q=torch.tensor([0, *query_lens]).cumsum(0).to(device, torch.int32),
+        seq_lens=torch.tensor(kv_lens, dtype=torch.int32).to(device),
+        block_table=table.to(device),
+        query_lens=query_lens,
+        kv_lens=kv_lens,
+    )
+    return layout, sum(counts) + 1
+
+
+def _attention_peers(
+    q: Tensor, num_kv_heads: int, query_lens: list[int], kv_lens: list[int], setting: Setting
+) -> dict[str, Run]:
+    """torch's own attention over contiguous keys, where all requests are alike and either decode or begin."""
+    decode = set(query_lens) == {1}
+    if len(set(kv_lens)) > 1 or not (decode or query_lens == kv_lens):
+        return {}
+    batch, length = len(kv_lens), kv_lens[0]
+    queries = q.view(batch, -1, *q.shape[1:]).transpose(1, 2).contiguous()  # [B, H, T, D]
+    keys, values = (_randn(setting, batch, num_kv_heads, length, HEAD_DIM) for _ in range(2))
+
+    def sdpa(backend: SDPBackend) -> Run:
+        def run() -> Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(queries, keys, values, is_causal=not decode, enable_gqa=True)
+
+        return run
+
+    peers = {"SDPA": sdpa(SDPBackend.MATH)} if setting.device.type == "cpu" else {}
+    if setting.device.type == "cuda":
+        peers["SDPA flash"] = sdpa(SDPBackend.FLASH_ATTENTION)
+        peers["SDPA cuDNN"] = sdpa(SDPBackend.CUDNN_ATTENTION)
+        peers["FlexAttention"] = _flex(queries, keys, values, causal=not decode)
+    return peers
+
+
+def _flex(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    compiled = torch.compile(flex_attention)
+    length = keys.shape[2]
+    mask = None
+    if causal:
+        mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device=str(keys.device))
+
+    def run() -> Tensor:
+        out: Tensor = compiled(queries, keys, values, block_mask=mask, enable_gqa=True)
+        return out
+
+    return run
+
+
+def add_rms_norm(setting: Setting) -> Trial:
+    """Residual addition and norm of 16k tokens."""
+    num_tokens, width = (5, 200) if setting.small else (16384, WIDTH)
+    x, residual = _randn(setting, num_tokens, width), _randn(setting, num_tokens, width)
+    weight = 1 + _randn(setting, width) / 8
+
+    def plain() -> Tensor:
+        return F.rms_norm(residual + x, (width,), weight, 1e-6)
+
+    return Trial(
+        run=lambda: norm.add_rms_norm(x, residual, weight, 1e-6)[0],
+        exact=lambda: F.rms_norm((residual + x).double(), (width,), weight.double(), 1e-6),
+        num_bytes=4 * x.nbytes,
+        peers={"torch": plain} | ({"compiled": torch.compile(plain)} if setting.device.type == "cuda" else {}),
+    )
+
+
+def swiglu(setting: Setting) -> Trial:
+    """The activation between the products of 8k tokens."""
+    num_tokens, hidden = (5, 300) if setting.small else (8192, HIDDEN)
+    x = _randn(setting, num_tokens, 2 * hidden)
+
+    def plain(x: Tensor = x) -> Tensor:
+        gate, up = x.chunk(2, -1)
+        return F.silu(gate) * up
+
+    return Trial(
+        run=lambda: activation.swiglu(x),
+        exact=lambda: plain(x.double()),
+        num_bytes=x.nbytes * 3 // 2,
+        peers={"torch": plain},
+    )
+
+
+def norm_rope_write(setting: Setting) -> Trial:
+    """Norms of q and k, rotary embedding and cache write of 8k tokens."""
+    num_tokens, heads, kv_heads = (5, 4, 2) if setting.small else (8192, NUM_HEADS, NUM_KV_HEADS)
+    qkv = _randn(setting, num_tokens, (heads + 2 * kv_heads) * HEAD_DIM)
+    q_weight, k_weight = (1 + _randn(setting, HEAD_DIM) / 8 for _ in range(2))
+    angles = torch.rand(num_tokens, HEAD_DIM // 2, device=setting.device) * 6
+    shape = (-(-num_tokens // BLOCK_SIZE) + 1, kv_heads, BLOCK_SIZE, HEAD_DIM)
+    k_cache, v_cache = (torch.zeros(shape, dtype=setting.dtype, device=setting.device) for _ in range(2))
+    slots = BLOCK_SIZE + torch.randperm(num_tokens, device=setting.device)
+
+    cos, sin = angles.cos(), angles.sin()
+
+    def run() -> Tensor:
+        return kv.norm_rope_write(
+            qkv, q_weight, k_weight, 1e-6, cos, sin, False, k_cache, v_cache, slots, heads, kv_heads
+        )
+
+    def exact() -> Tensor:
+        q = qkv.double().view(num_tokens, -1, HEAD_DIM)[:, :heads]
+        q = F.rms_norm(q, (HEAD_DIM,), q_weight.double(), 1e-6)
+        first, second = q.chunk(2, -1)
+        wide_cos, wide_sin = cos.double()[:, None], sin.double()[:, None]
+        return torch.cat([first * wide_cos - second * wide_sin, second * wide_cos + first * wide_sin], -1)
+
+    return Trial(run=run, exact=exact, num_bytes=2 * qkv.nbytes + cos.nbytes + sin.nbytes)
+
+
+def sample(setting: Setting) -> Trial:
+    """A draw with top-k and top-p for 256 rows of a 152k vocabulary."""
+    num_rows, vocab_size = (3, 999) if setting.small else (256, VOCAB_SIZE)
+    logits = 4 * torch.randn(num_rows, vocab_size, device=setting.device)
+
+    def params(device: torch.device) -> SamplingTensors:
+        return SamplingTensors(
+            temperature=torch.full((num_rows,), 0.8, device=device),
+            top_k=torch.full((num_rows,), 50, dtype=torch.int32, device=device),
+            top_p=torch.full((num_rows,), 0.95, device=device),
+            min_p=torch.zeros(num_rows, device=device),
+            seed=torch.arange(num_rows, device=device),
+            position=torch.arange(num_rows, device=device) + 7,
+            greedy=False,
+            any_greedy=False,
+            uses_top_k=True,
+            uses_top_p=True,
+            uses_min_p=False,
+            max_top_k=50,
+        )
+
+    here, host = params(setting.device), params(torch.device("cpu"))
+    return Trial(
+        run=lambda: sampling.sample(logits, here),
+        exact=lambda: sampling.sample_torch(logits.cpu(), host).to(setting.device).double(),
+        num_bytes=logits.nbytes,
+        peers={"softmax": lambda: logits.softmax(-1)},
+    )
+
+
+def _randn(setting: Setting, *shape: int) -> Tensor:
+    return torch.randn(shape, device=setting.device, dtype=setting.dtype)
+
+
+DECODE = ([1, 1, 1], [40, 150, 33])
+CASES = (
+    Case("decode", "32 x 4k", attention([1] * 32, [4096] * 32, DECODE)),
+    Case("decode", "8 x 32k", attention([1] * 8, [32768] * 8, DECODE)),
+    Case("decode", "1 x 128k + 31 x 4k", attention([1] * 32, [131072] + [4096] * 31, DECODE)),
+    Case("decode", "1 x 1k", attention([1], [1024], ([1], [70]))),
+    Case("prefill", "1 x 8k", attention([8192], [8192], ([50], [50]))),
+    Case("prefill", "2k on 32k", attention([2048], [32768], ([20], [90]))),
+    Case("mixed", "2k + 63 x 4k", attention([2048] + [1] * 63, [2048] + [4096] * 63, ([20, 1, 1], [30, 9, 70]))),
+    Case("add_rms_norm", "16k x 4096", add_rms_norm),
+    Case("swiglu", "8k x 12288", swiglu),
+    Case("norm_rope_write", "8k x 48 x 128", norm_rope_write),
+    Case("sample", "256 x 152k", sample),
+)
+OPERATORS = tuple(dict.fromkeys(case.operator for case in CASES))

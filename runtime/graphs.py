@@ -1,0 +1,153 @@
+"""Captured decode steps: a step of one token a row is replayed as a whole instead of launched kernel by kernel.
+
+There is a capture for each of a few numbers of rows; a step runs in the smallest that holds it. Everything that a step
+changes (ids, positions, slots, lengths, tables, the attention kernels' work) lies in tensors that stay. Rows without a
+request compute token 0 at position 0 over the null block.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sirocco.kernels.attention import AttentionBatch, refill
+from sirocco.runtime.blocks import NULL_BLOCK
+from sirocco.runtime.models.spec import AttentionSpec, DynamicScaling, LongropeScaling, MlpSpec, ModelSpec
+
+MAX_ROWS = 512  # beyond, a step computes for so long that its launches do not show
+
+IntArray = NDArray[np.int64]
+
+
+class Graph(Protocol):
+    """Something captured that can run again."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]  # captures a function and the tensor that it returns
+Forward = Callable[[Tensor, Tensor, AttentionBatch, Tensor], Tensor]  # ids, positions, layout, slot mapping
+
+
+def capturable(spec: ModelSpec) -> bool:
+    """Whether a step launches the same kernels whatever its lengths: attention and dense feed-forwards do."""
+    return all(
+        isinstance(block.mixer, AttentionSpec)
+        and isinstance(block.ffn, MlpSpec)
+        and (block.mixer.rope is None or not isinstance(block.mixer.rope.scaling, DynamicScaling | LongropeScaling))
+        for block in spec.layers
+    )
+
+
+class CudaCapture:
+    """Captures on a CUDA device. All captures share one pool of memory, as only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            step()  # compiles kernels and makes workspaces, which a capture may not
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            hidden = step()
+        return graph, hidden
+
+
+class DecodeGraphs:
+    """Captures for up to `max_rows` rows over `tokens` [slots, L] and `tables` [slots, P], whose last slot is nobody's.
+
+    They are made once, by `capture`; a step of decodes that finds none counts as a miss and runs uncaptured.
+    """
+
+    def __init__(self, forward: Forward, tokens: Tensor, tables: Tensor, block_size: int, max_rows: int) -> None:
+        self.misses = 0
+        self._tables = tables
+        self._captures: list[_Captured] = []
+        # The largest first: smaller ones then find their memory in the pool.
+        sizes = reversed(row_buckets(max_rows))
+        self._buffers = [_Buffers(forward, tokens, tables, block_size, rows) for rows in sizes]
+
+    def capture(self, capture: Capture) -> None:
+        """Record every step; to be called before the first request."""
+        self._captures = sorted((_Captured(one, capture) for one in self._buffers), key=lambda one: one.rows)
+
+    def replay(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> Tensor | None:
+        """Hidden states [B, C] of one token in each of B slots, which the next replay overwrites; None for a miss."""
+        captured = next((one for one in self._captures if one.rows >= len(slots)), None)
+        if captured is None:
+            self.misses += 1
+            return None
+        return captured.replay(slots, positions, slot_mapping)
+
+
+def row_buckets(max_rows: int) -> list[int]:
+    """Numbers of rows to capture, rising; padding adds no more than an eighth past 64 rows."""
+    most = min(max_rows, MAX_ROWS)
+    steps = [1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, MAX_ROWS + 1, 64)]
+    return sorted({*(rows for rows in steps if rows < most), most})
+
+
+class _Buffers:
+    """The tensors of a step of `rows` decodes, and the step over them."""
+
+    def __init__(self, forward: Forward, tokens: Tensor, tables: Tensor, block_size: int, rows: int) -> None:
+        device = tokens.device
+        self.rows = rows
+        self._forward = forward
+        self._tokens = tokens
+        self._tables = tables
+        self._nobody = len(tables) - 1
+        self._null_slot = NULL_BLOCK * block_size
+        self._indices = torch.empty(3, rows, dtype=torch.int64, device=device)  # slots, positions, slot mapping
+        self._layout = AttentionBatch(
+            cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32, device=device),
+            seq_lens=torch.ones(rows, dtype=torch.int32, device=device),
+            block_table=torch.zeros(rows, tables.shape[1], dtype=torch.int32, device=device),
+            query_lens=[1] * rows,
+            kv_lens=[1] * rows,
+            static=True,
+        )
+        nobody = np.zeros(0, np.int64)
+        self.write(nobody, nobody, nobody)
+
+    def write(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> None:
+        """Set the rows of the next step; nothing waits for the device."""
+        packed = np.zeros((3, self.rows), np.int64)
+        packed[0, len(slots) :] = self._nobody
+        packed[2, len(slots) :] = self._null_slot
+        packed[:, : len(slots)] = slots, positions, slot_mapping
+        self._layout.kv_lens[:] = (packed[1] + 1).tolist()
+        host = torch.from_numpy(packed)
+        if self._indices.is_cuda:
+            host = host.pin_memory()
+        self._indices.copy_(host, non_blocking=True)
+        refill(self._layout)
+
+    def step(self) -> Tensor:
+        """Hidden states [rows, C]."""
+        slots, positions, slot_mapping = self._indices
+        torch.index_select(self._tables, 0, slots, out=self._layout.block_table)
+        torch.add(positions, 1, out=self._layout.seq_lens)
+        return self._forward(self._tokens[slots, positions], positions, self._layout, slot_mapping)
+
+
+class _Captured:
+    """A recorded step."""
+
+    def __init__(self, buffers: _Buffers, capture: Capture) -> None:
+        self.rows = buffers.rows
+        self._buffers = buffers
+        self._graph, self._hidden = capture(buffers.step)
+
+    def replay(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> Tensor:
+        self._buffers.write(slots, positions, slot_mapping)
+        self._graph.replay()
+        return self._hidden[: len(slots)]

@@ -1,0 +1,83 @@
+"""Experts as GPT-OSS stores them: gate and up alternate, the weights are columns of outputs or rows in MXFP4 blocks."""
+
+import torch
+from torch import Tensor
+
+from sirocco.kernels.moe import Experts
+from sirocco.kernels.mxfp4 import BLOCK, Mxfp4Weight
+from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.models.linear import Weight, make_weight
+from sirocco.runtime.models.spec import MoeSpec
+from sirocco.runtime.weights import Loadable, Slot
+
+PROJECTIONS = ("gate_up_proj", "down_proj")
+
+
+class ColumnExperts(Loadable):
+    """Experts whose checkpoints hold the outputs as columns, [E, C, 2 I] and [E, I, C]."""
+
+    up: list[Weight]
+    down: list[Weight]
+    up_bias: Tensor
+    down_bias: Tensor
+
+    def __init__(self, spec: MoeSpec, width: int) -> None:
+        super().__init__()
+        self.num_experts = spec.num_experts
+        self.sizes = {"gate_up_proj": (2 * spec.expert.hidden, width), "down_proj": (width, spec.expert.hidden)}
+
+    def slots(self) -> dict[str, Slot]:
+        return self.weight_slots() | {
+            f"{name}_bias": Slot((rows,), count=self.num_experts) for name, (rows, _) in self.sizes.items()
+        }
+
+    def weight_slots(self) -> dict[str, Slot]:
+        return {name: Slot((columns,), (rows,), self.num_experts) for name, (rows, columns) in self.sizes.items()}
+
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        up_bias, down_bias = (tensors.pop(f"{name}_bias").view(self.num_experts, -1) for name in PROJECTIONS)
+        self.up_bias, self.down_bias = _apart(up_bias, dim=1), down_bias
+        self.assign_weights(tensors)
+
+    def assign_weights(self, tensors: dict[str, Tensor]) -> None:
+        up, down = (tensors.pop(name).chunk(self.num_experts) for name in PROJECTIONS)
+        self.up = [make_weight(_apart(matrix.T)) for matrix in up]
+        self.down = [make_weight(matrix.T.contiguous()) for matrix in down]
+
+    @property
+    def num_bytes(self) -> int:
+        weights = sum(weight.num_bytes for weight in (*self.up, *self.down))
+        return weights + self.up_bias.nbytes + self.down_bias.nbytes
+
+    def matrices(self) -> Experts:
+        return Experts(self.up, self.down, self.up_bias, self.down_bias)
+
+
+class Mxfp4Experts(ColumnExperts):
+    """Experts in MXFP4 blocks, and so they stay: expanded they would take four times the memory."""
+
+    def __init__(self, spec: MoeSpec, width: int) -> None:
+        super().__init__(spec, width)
+        if width % BLOCK or spec.expert.hidden % BLOCK:
+            raise ModelLoadError(f"MXFP4 experts need sizes that are multiples of {BLOCK}")
+
+    def weight_slots(self) -> dict[str, Slot]:
+        slots = {}
+        for name, (rows, columns) in self.sizes.items():
+            groups = columns // BLOCK
+            slots[f"{name}_blocks"] = Slot((rows,), (groups, BLOCK // 2), self.num_experts, torch.uint8)
+            slots[f"{name}_scales"] = Slot((rows,), (groups,), self.num_experts, torch.uint8)
+        return slots
+
+    def assign_weights(self, tensors: dict[str, Tensor]) -> None:
+        parts = {name: tensors.pop(name).chunk(self.num_experts) for name in self.weight_slots()}
+        dtype = self.up_bias.dtype
+        up = zip(parts["gate_up_proj_blocks"], parts["gate_up_proj_scales"], strict=True)
+        down = zip(parts["down_proj_blocks"], parts["down_proj_scales"], strict=True)
+        self.up = [Mxfp4Weight(_apart(blocks), _apart(scales), dtype) for blocks, scales in up]
+        self.down = [Mxfp4Weight(blocks, scales, dtype) for blocks, scales in down]
+
+
+def _apart(alternating: Tensor, dim: int = 0) -> Tensor:
+    """Gate's rows, which are the even ones, before up's, as activations take them."""
+    return torch.cat(alternating.unflatten(dim, (-1, 2)).unbind(dim + 1), dim)

@@ -1,0 +1,100 @@
+"""An embedding model behind the engine and the HTTP route, and what both refuse."""
+
+import asyncio
+import base64
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from sirocco import ContextLengthError, Engine, RequestError
+from sirocco.api.app import create_app
+
+TEXTS = ["the wind from the south", "sand", "warm rain and the wind", "the wind from the south"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=90, special_tokens=special))
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", ends)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", sep_token="[SEP]", cls_token="[CLS]")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).to(torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    with Engine(str(folder)) as engine:
+        yield engine
+
+
+def test_vectors_equal_transformers(engine, folder):
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    vectors = engine.embed(TEXTS)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        ids = torch.tensor([engine.asynchronous.tokenizer.encode(text)])
+        with torch.no_grad():
+            mean = model(ids).last_hidden_state[0].mean(0)
+        assert torch.tensor(vector) == pytest.approx(mean, abs=1e-5)
+    assert engine.embed(TEXTS[0]) == vectors[0] == pytest.approx(vectors[3], abs=1e-6)
+
+
+def test_bad_requests(engine):
+    with pytest.raises(ContextLengthError):
+        engine.embed("wind " * 100)
+    assert len(engine.embed("wind " * 100, truncate=True)) == 32
+    with pytest.raises(RequestError, match="empty"):
+        engine.embed([[]])
+    with pytest.raises(RequestError, match="dimensions"):
+        engine.embed("wind", dimensions=16)
+    with pytest.raises(RequestError, match="no text"):
+        engine.generate("wind")
+
+
+def test_one_bad_request_does_not_harm_those_beside_it(engine):
+    async def body() -> list[object]:
+        inner = engine.asynchronous
+        good = [inner.embed(text) for text in TEXTS]
+        return await asyncio.gather(*good, inner.embed([[10**6]]), return_exceptions=True)
+
+    *vectors, error = asyncio.run_coroutine_threadsafe(body(), engine._loop).result(20)
+    assert isinstance(error, RequestError)
+    assert all(len(vector) == 32 for vector in vectors)
+
+
+def test_the_route(engine):
+    async def body() -> None:
+        transport = httpx.ASGITransport(create_app(engine.asynchronous))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            answer = (await http.post("/v1/embeddings", json={"input": TEXTS})).json()
+            assert [entry["index"] for entry in answer["data"]] == [0, 1, 2, 3]
+            assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+            packed = (await http.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "base64"})).json()
+            floats = array("f", base64.b64decode(packed["data"][1]["embedding"])).tolist()
+            assert floats == pytest.approx(answer["data"][1]["embedding"], abs=1e-6)
+            for bad in ({"input": []}, {"input": ["a", 3]}, {"input": "a", "dimensions": 0}, {"input": [[]]}, {}):
+                assert (await http.post("/v1/embeddings", json=bad)).status_code == 400, bad
+            generating = {"messages": [{"role": "user", "content": "Hi"}]}
+            assert (await http.post("/v1/chat/completions", json=generating)).status_code == 400
+
+    asyncio.run_coroutine_threadsafe(body(), engine._loop).result(20)
