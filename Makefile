@@ -33,7 +33,7 @@ types: install-dev
 	$(VENV)/bin/mypy
 
 test: lint types  ## lint, type-check, all tests
-	HF_HUB_OFFLINE=1 $(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/pytest -n 2
 
 clean:
 	rm -rf $(VENV) .cache build

@@ -2,6 +2,7 @@
 it cannot avoid, and other implementations of the same numbers.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -114,7 +115,22 @@ def _attention_peers(
         peers["SDPA flash"] = sdpa(SDPBackend.FLASH_ATTENTION)
         peers["SDPA cuDNN"] = sdpa(SDPBackend.CUDNN_ATTENTION)
         peers["FlexAttention"] = _flex(queries, keys, values, causal=not decode)
+        if importlib.util.find_spec("flash_attn") is not None:
+            peers["flash-attn"] = _flash_attn(queries, keys, values, causal=not decode)
     return peers
+
+
+def _flash_attn(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
+    """What `kernels/flash.json` should be written from: prefill of one request at rising lengths."""
+    from flash_attn import flash_attn_func
+
+    by_token = [x.transpose(1, 2).contiguous() for x in (queries, keys, values)]
+
+    def run() -> Tensor:
+        out: Tensor = flash_attn_func(*by_token, causal=causal)
+        return out
+
+    return run
 
 
 def _flex(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
@@ -234,6 +250,7 @@ CASES = (
     Case("decode", "8 x 32k", attention([1] * 8, [32768] * 8, DECODE)),
     Case("decode", "1 x 128k + 31 x 4k", attention([1] * 32, [131072] + [4096] * 31, DECODE)),
     Case("decode", "1 x 1k", attention([1], [1024], ([1], [70]))),
+    Case("prefill", "1 x 1k", attention([1024], [1024], ([40], [40]))),
     Case("prefill", "1 x 8k", attention([8192], [8192], ([50], [50]))),
     Case("prefill", "2k on 32k", attention([2048], [32768], ([20], [90]))),
     Case("mixed", "2k + 63 x 4k", attention([2048] + [1] * 63, [2048] + [4096] * 63, ([20, 1, 1], [30, 9, 70]))),

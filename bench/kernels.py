@@ -1,7 +1,8 @@
 """`sirocco bench kernels`: operators against what the device can do at best, and beside torch's own.
 
 Each operator is first compared with float64; one whose numbers are off reports no speed. The device's best is measured
-in the same run: a large copy for bytes, a large product for operations. Times are medians with the cache flushed.
+in the same run: a large copy for bytes, a large product for operations. Times are medians over replays of a captured
+call, so that launching costs nothing; but for the single short decode, sizes are beyond any cache.
 """
 
 import time
@@ -123,9 +124,9 @@ def timed(run: Callable[[], Tensor], device: torch.device, seconds: float) -> fl
     """The median time of a call, in seconds."""
     run()
     if device.type == "cuda":
-        from triton.testing import do_bench
+        from triton.testing import do_bench_cudagraph
 
-        return float(do_bench(run, warmup=25, rep=int(seconds * 1000), return_mode="median")) / 1000
+        return float(do_bench_cudagraph(run, rep=int(seconds * 1000), return_mode="median")) / 1000
     times: list[float] = []
     until = time.perf_counter() + seconds
     while not times or time.perf_counter() < until:

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sirocco.kernels.backend import use_triton
+
 
 class ExpertWeight(Protocol):
     """One expert's matrix [N, K] in some storage form."""
@@ -28,13 +30,15 @@ class Routing:
 class Experts:
     """The matrices of E experts: `up` [N, C] (gate and up stacked where gated) and `down` [C, I].
 
-    Their biases are [E, N] and [E, C].
+    Their biases are [E, N] and [E, C]. Where `stacks` holds the same matrices as [E, N, C] and [E, C, I], a device that
+    has a kernel multiplies them in one launch.
     """
 
     up: Sequence[ExpertWeight]
     down: Sequence[ExpertWeight]
     up_bias: Tensor | None = None
     down_bias: Tensor | None = None
+    stacks: tuple[Tensor, Tensor] | None = None
 
 
 def route_softmax(
@@ -113,6 +117,18 @@ def apply_experts(x: Tensor, routing: Routing, experts: Experts, activation: Cal
     Tokens are sorted by expert, so that each expert multiplies its rows once and without padding, and an expert without
     rows is not touched. A token's outputs are summed in the order of its routing, whatever else is in the batch.
     """
+    if experts.stacks is not None and use_triton(x):
+        from sirocco.kernels.triton import moe  # triton is absent on macOS
+
+        biases = experts.up_bias, experts.down_bias
+        return moe.apply_experts(x, routing.experts, routing.weights, *experts.stacks, *biases, activation)
+    return apply_experts_torch(x, routing, experts, activation)
+
+
+def apply_experts_torch(
+    x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The definition of `apply_experts`."""
     num_tokens, top_k = routing.experts.shape
     chosen = routing.experts.flatten()
     order = chosen.argsort(stable=True)

@@ -174,7 +174,9 @@ class AsyncEngine:
                 task.cancel()
 
     @overload
-    async def embed(self, texts: str, truncate: bool = False, dimensions: int | None = None) -> list[float]: ...
+    async def embed(  # type: ignore[overload-overlap]
+        self, texts: str, truncate: bool = False, dimensions: int | None = None
+    ) -> list[float]: ...
 
     @overload
     async def embed(

@@ -22,6 +22,7 @@ from sirocco.runtime.models.spec import AttentionSpec, ModelSpec, regime_limit, 
 from sirocco.runtime.runner import ModelRunner
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.sequence import Regimes
+from sirocco.runtime.warmup import warm_up
 from sirocco.runtime.wire import EngineInfo, EngineOptions
 
 BLOCK_SIZE = 16
@@ -76,8 +77,10 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
     caches = allocate_caches(spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device, options.max_num_seqs)
     make_runner = InvariantRunner if options.batch_invariant else ModelRunner
     runner = make_runner(loaded.model, caches, BLOCK_SIZE, options.max_num_seqs, max_model_len, loaded.device)
-    if device == "cuda" and not options.batch_invariant and capturable(loaded.spec):
-        runner.capture(CudaCapture())
+    if device == "cuda" and capturable(spec):
+        warm_up(loaded.model, caches, BLOCK_SIZE, max_model_len, loaded.device)
+        if not options.batch_invariant:
+            runner.capture(CudaCapture())
     chunk_size = options.chunk_size or CHUNK_SIZE[device]
     scheduler = Scheduler(
         BlockPool(num_blocks, BLOCK_SIZE),

@@ -100,7 +100,8 @@ class EngineClient(ABC):
         """
         self._admit("embed")
         request = EmbedRequest(self.next_id(), sequences, dimensions)
-        done = self._embeds[request.id] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._embeds[request.id] = done
         self._send(request)
         try:
             return await done

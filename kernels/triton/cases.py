@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
 from sirocco.kernels.sampling import SamplingTensors
-from sirocco.kernels.triton import activation, attention, bitmask, embedding, kv, norm, rope, sampling
+from sirocco.kernels.triton import activation, attention, bitmask, embedding, kv, moe, norm, rope, sampling
 from sirocco.kernels.triton import logits as logits_kernels
 
 Call = Callable[[], object]
@@ -98,6 +98,17 @@ def model_calls(d: Dims, num_tokens: int = 32) -> Iterator[Call]:
     yield lambda: embedding.embedding(ids, table)
 
 
+def expert_calls(d: Dims, num_rows: int, num_experts: int = 128, top_k: int = 8) -> Iterator[Call]:
+    """The two products of a mixture of experts, over the rows of all experts together."""
+    up = _empty(num_experts, 2 * d.intermediate, d.width, dtype=d.dtype)
+    down = _empty(num_experts, d.width, d.intermediate, dtype=d.dtype)
+    bias = _empty(num_experts, d.width, dtype=d.dtype)
+    ends, order = _empty(num_experts, dtype=torch.int64), _empty(num_rows, dtype=torch.int64)
+    x, hidden = _empty(num_rows // top_k, d.width, dtype=d.dtype), _empty(num_rows, d.intermediate, dtype=d.dtype)
+    yield lambda: moe.grouped_matmul(x, up, None, ends, order, top_k)
+    yield lambda: moe.grouped_matmul(hidden, down, bias, ends, None, 1)
+
+
 def sampling_calls(dims: Dims, num_rows: int = 8, first: int = 0) -> Iterator[Call]:
     """Draws with and without filters, penalties, masks of grammars; values of rows begin at `first` of a tensor."""
     logits = _empty(num_rows, dims.vocab_size, dtype=dims.logits_dtype)
@@ -144,6 +155,8 @@ def shipped_calls() -> Iterator[Call]:
     yield from attention_calls(small)
     yield from cache_calls(replace(large, head_dim=256, rotary_dim=256))
     yield from attention_calls(replace(large, head_dim=256))
+    for num_rows in (64, 8192):  # of 128 experts
+        yield from expert_calls(replace(large, width=2048, intermediate=768), num_rows)
     for width in (64, 1024, 8192, 16384):
         _, add = norm_calls(replace(large, width=width))  # which does all that the other does
         yield add

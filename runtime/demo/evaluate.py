@@ -182,6 +182,21 @@ def scored(everything: list[Case]) -> dict[str, Score]:
     return scores
 
 
+def sirocco_generate(folder: Path) -> Generate:
+    """Greedy decoding by our own engine in float32."""
+    from sirocco.runtime.engine import Engine
+    from sirocco.runtime.request import SamplingParams
+
+    params = SamplingParams(max_tokens=MAX_NEW_TOKENS, temperature=0)
+
+    def generate(prompts: list[list[int]]) -> list[list[int]]:
+        with Engine(str(folder), dtype="float32") as engine:
+            results = engine.generate(list(prompts), params)
+        return [ids[:-1] if r.finish_reason == "stop" else ids for r in results for ids in (r.token_ids,)]
+
+    return generate
+
+
 def transformers_generate(folder: Path, adapter: Path | None = None) -> Generate:
     """Greedy decoding by transformers in float32, prompts of like length together."""
     import torch
@@ -259,15 +274,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="the model's folder")
-    parser.add_argument("--adapter", type=Path, help="a PEFT folder to merge in")
+    parser.add_argument("--adapter", type=Path, help="a PEFT folder to merge in, by transformers")
     parser.add_argument("--manner", default="plain", choices=MANNERS, help="the manner of speech to expect")
     parser.add_argument("--count", type=int, default=300, help="cases a row")
     parser.add_argument("--seed", default="evaluation")
-    parser.add_argument("--engine", default="transformers", choices=("transformers",))
+    parser.add_argument("--engine", default="sirocco", choices=("sirocco", "transformers"))
     parser.add_argument("--failures", type=int, default=0, help="failures to print for each row")
     options = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
-    generate = transformers_generate(options.model, options.adapter)
+    if options.engine == "transformers" or options.adapter is not None:
+        generate = transformers_generate(options.model, options.adapter)
+    else:
+        generate = sirocco_generate(options.model)
     scores = evaluate(tokenizer, generate, count=options.count, seed=options.seed, manner=options.manner)
     total = {"**calls, known schemas**": summary(scores, False), "**calls, unseen schemas**": summary(scores, True)}
     print(table(total | scores))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sirocco.kernels.backend import use_triton
 from sirocco.kernels.moe import Experts
 from sirocco.kernels.mxfp4 import BLOCK, Mxfp4Weight
 from sirocco.runtime.errors import ModelLoadError
@@ -20,6 +21,7 @@ class ColumnExperts(Loadable):
     down: list[Weight]
     up_bias: Tensor
     down_bias: Tensor
+    stacks: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, spec: MoeSpec, width: int) -> None:
         super().__init__()
@@ -41,8 +43,11 @@ class ColumnExperts(Loadable):
 
     def assign_weights(self, tensors: dict[str, Tensor]) -> None:
         up, down = (tensors.pop(name).chunk(self.num_experts) for name in PROJECTIONS)
-        self.up = [make_weight(_apart(matrix.T)) for matrix in up]
-        self.down = [make_weight(matrix.T.contiguous()) for matrix in down]
+        ups, downs = (_apart(matrix.T) for matrix in up), (matrix.T.contiguous() for matrix in down)
+        if use_triton(up[0]):
+            self.stacks = torch.stack(list(ups)), torch.stack(list(downs))
+            ups, downs = iter(self.stacks[0]), iter(self.stacks[1])
+        self.up, self.down = [make_weight(matrix) for matrix in ups], [make_weight(matrix) for matrix in downs]
 
     @property
     def num_bytes(self) -> int:
@@ -50,7 +55,7 @@ class ColumnExperts(Loadable):
         return weights + self.up_bias.nbytes + self.down_bias.nbytes
 
     def matrices(self) -> Experts:
-        return Experts(self.up, self.down, self.up_bias, self.down_bias)
+        return Experts(self.up, self.down, self.up_bias, self.down_bias, self.stacks)
 
 
 class Mxfp4Experts(ColumnExperts):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sirocco.kernels.backend import use_triton
 from sirocco.kernels.moe import (
     Experts,
     Routing,
@@ -84,6 +85,7 @@ class ExpertMatrices(Loadable):
 
     weights: list[Weight]
     bias: Tensor | None
+    stack: Tensor | None
 
     def __init__(self, num_experts: int, parts: tuple[int, ...], in_features: int, bias: bool) -> None:
         super().__init__()
@@ -101,7 +103,9 @@ class ExpertMatrices(Loadable):
     def assign(self, tensors: dict[str, Tensor]) -> None:
         bias = tensors.get("bias")
         self.bias = None if bias is None else bias.view(self.num_experts, -1)
-        self.weights = [make_weight(matrix) for matrix in tensors.pop("weight").chunk(self.num_experts)]
+        matrices = tensors.pop("weight").view(self.num_experts, -1, self.in_features)
+        self.stack = matrices if use_triton(matrices) else None
+        self.weights = [make_weight(matrix) for matrix in matrices]
 
     @property
     def num_bytes(self) -> int:
@@ -118,7 +122,9 @@ class RowExperts(nn.Module):
         self.down = ExpertMatrices(spec.num_experts, (width,), expert.hidden, expert.bias)
 
     def matrices(self) -> Experts:
-        return Experts(self.up.weights, self.down.weights, self.up.bias, self.down.bias)
+        up, down = self.up, self.down
+        stacks = None if up.stack is None or down.stack is None else (up.stack, down.stack)
+        return Experts(up.weights, down.weights, up.bias, down.bias, stacks)
 
 
 class MoeFfn(nn.Module):

@@ -69,7 +69,7 @@ def find_architecture(class_name: str) -> Architecture:
 
 
 def build_spec(config: ModelConfig) -> ModelSpec:
-    """The spec of a model that generates. Raises `ModelLoadError` for an unknown class, and a field missing or wrong."""
+    """The spec of a model that generates. Raises `ModelLoadError` for an unknown class or a wrong field."""
     if config.fields.boolean("use_bidirectional_attention", False):
         raise config.fields.error("use_bidirectional_attention", "is set: such a model embeds and cannot generate")
     return find_architecture(config.architecture).build(config)

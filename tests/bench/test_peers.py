@@ -167,7 +167,7 @@ def test_child_answers_whatever_the_engine_prints(fake):
         assert child.call("version")[0] == "fake 1"
         assert child.call("load", spec())[0] >= 0
         assert ask(child, length=500)["first_s"] == 0.5
-        assert child.call("peak_rss_mib")[0] > 1
+        assert 1 < child.call("peak_rss_mib")[0] < 100  # this process, which has torch, holds more
 
 
 def test_child_survives_an_error_but_not_a_death(fake):

@@ -8,6 +8,7 @@ from sirocco.runtime import graphs
 from sirocco.runtime.build import assemble
 from sirocco.runtime.graphs import row_buckets
 from sirocco.runtime.models.random import SHAPES, random_model
+from sirocco.runtime.warmup import warm_up
 from sirocco.runtime.wire import EngineOptions, EngineRequest, Sampling
 
 TINY = SHAPES["tiny"] | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -38,6 +39,19 @@ class FakeCapture:
                 hidden.copy_(step())
 
         return Replay(), hidden
+
+
+@pytest.mark.parametrize("max_model_len", [1, 30, 4096])
+def test_warming_up_touches_the_null_block_alone(loaded, max_model_len):
+    core, _ = assemble(loaded, EngineOptions(max_num_seqs=4, kv_memory=1 << 20), "test")
+    caches = core.runner.caches
+    for cache in caches:
+        cache.k.fill_(7.0)
+        cache.v.fill_(7.0)
+    warm_up(loaded.model, caches, 16, max_model_len, torch.device("cpu"))
+    for cache in caches:
+        assert bool((cache.k[1:] == 7.0).all() and (cache.v[1:] == 7.0).all())
+        assert not bool((cache.k[0, :, 0] == 7.0).all())
 
 
 def run(loaded, capture=None, depth=0, max_num_seqs=6, **sampling):

@@ -30,17 +30,18 @@ _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_h
 
 
 def prepare(spec: Spec) -> None:
-    """The file beside the folder, unless it is there."""
+    """The file beside the folder, unless it is there and younger than the weights."""
     folder = Path(spec["folder"])
     path = folder.with_name(f"{folder.name}-{spec['variant']}.gguf")
-    if path.exists():
+    weights = folder / "model.safetensors"
+    if path.exists() and path.stat().st_mtime >= weights.stat().st_mtime:
         return
     config = json.loads((folder / "config.json").read_text())
     partial = path.with_suffix(".part")
     writer = gguf.GGUFWriter(partial, config["model_type"])
     _add_geometry(writer, config)
     _add_tokenizer(writer, folder, config)
-    _add_tensors(writer, folder / "model.safetensors", config)
+    _add_tensors(writer, weights, config)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

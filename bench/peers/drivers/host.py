@@ -78,6 +78,11 @@ class Host:
 
     def peak_rss_mib(self) -> float:
         """The most memory this process has held at once, pages of mapped files included."""
+        try:
+            with open("/proc/self/status") as lines:
+                return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+        except (OSError, StopIteration):
+            pass  # not Linux, where getrusage would count what the parent held when it started this process
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,17 @@ for _needed in ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers")
 
 
 def prepare(spec: Spec) -> None:
-    """Four-bit weights in blocks of 32 whose activations are quantised too: its fastest form on CPUs."""
+    """Four-bit weights in blocks of 32 whose activations are quantised too, its fastest form on CPUs; nothing when the
+    folder is there and younger than the weights.
+    """
     folder = Path(spec["folder"])
     built = folder.with_name(f"{folder.name}-ort-{spec['variant']}")
-    if (built / "genai_config.json").exists():
+    weights = folder / "model.safetensors"
+    if built.exists() and built.stat().st_mtime >= weights.stat().st_mtime:
         return
     partial = built.with_name(built.name + ".part")
+    for leftover in (built, partial):
+        shutil.rmtree(leftover, ignore_errors=True)
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     paths = ["-i", str(folder), "-o", str(partial), "-c", str(partial / "cache")]
     kind = ["-p", spec["variant"], "-e", "cpu", "--extra_options", "int4_accuracy_level=4"]

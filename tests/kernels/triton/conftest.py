@@ -47,7 +47,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     process = subprocess.Popen(command, cwd=session.config.rootpath, env=environment, **pipe)
     session.config.stash[_running] = process, report
     for item in items:
-        item.add_marker(pytest.mark.timeout(600))  # the first waits for all
+        item.add_marker(pytest.mark.timeout(1200))  # the first waits for all
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sirocco.kernels.moe import Routing, route_softmax
+from sirocco.kernels.moe import Experts, Routing, apply_experts, route_softmax
 from sirocco.kernels.triton.common import override
-from sirocco.kernels.triton.moe import apply_experts, grouped_matmul
+from sirocco.kernels.triton.moe import grouped_matmul
 
 from .conftest import Launching
 
@@ -45,7 +45,7 @@ def test_rows_meet_their_expert(launching: Launching, counts: list[int], dtype: 
 
 
 @pytest.mark.parametrize(("num_tokens", "top_k"), [(1, 4), (7, 2), (40, 1)])
-def test_experts_of_tokens(num_tokens: int, top_k: int) -> None:
+def test_experts_of_tokens(launching: Launching, num_tokens: int, top_k: int) -> None:
     num_experts, width, hidden = 6, 48, 20
     x, logits = torch.randn(num_tokens, width), torch.randn(num_tokens, num_experts)
     up, down = torch.randn(num_experts, 2 * hidden, width) / 7, torch.randn(num_experts, width, hidden) / 4
@@ -54,7 +54,8 @@ def test_experts_of_tokens(num_tokens: int, top_k: int) -> None:
     for t in range(num_tokens):
         for e, weight in zip(routing.experts[t].tolist(), routing.weights[t].tolist(), strict=True):
             expected[t] += weight * (down[e].double() @ gated(up[e].double() @ x[t].double()))
-    actual = apply_experts(x, routing.experts, routing.weights, up, down, None, None, gated)
+    with launching("grouped_matmul_kernel"):
+        actual = apply_experts(x, routing, Experts([], [], stacks=(up, down)), gated)
     assert_close(actual.double(), expected, rtol=1e-4, atol=2e-5)
 
 
