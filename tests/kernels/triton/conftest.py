@@ -1,8 +1,8 @@
 """Tests of this folder drive kernels on CPU tensors, which triton does only in a process that was told so at its start.
 
-Any other process passes them on: one interpreting process runs all that were selected, beside the rest of the session,
-and each test here reports what became of it there. Where SIROCCO_TEST_DEVICE names a GPU, and torch creates tensors on
-it, they run as they are. Tests of `test_compile.py` always stay.
+Any other process passes them on: one interpreting process runs all that were selected, beside the rest of the session
+and for all of its workers, and each test here reports what became of it there. Where SIROCCO_TEST_DEVICE names a GPU,
+and torch creates tensors on it, they run as they are. Tests of `test_compile.py` always stay.
 """
 
 import importlib.util
@@ -10,10 +10,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Protocol
 
 import pytest
@@ -25,7 +26,8 @@ REPORT = "SIROCCO_TEST_REPORT"  # where the interpreting process says what becam
 if importlib.util.find_spec("triton") is None:  # as on macOS
     collect_ignore_glob = ["test_*.py"]
 
-_running = pytest.StashKey[tuple["subprocess.Popen[str]", Path]]()
+_running = pytest.StashKey["subprocess.Popen[bytes]"]()
+_report = pytest.StashKey[Path]()
 _outcomes = pytest.StashKey[dict[str, list[str]]]()
 _reports: dict[str, list[str]] = {}
 
@@ -38,16 +40,42 @@ def _passed_on(item: pytest.Item) -> bool:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     items = [item for item in session.items if _passed_on(item)]
-    if not items or session.config.option.collectonly:
+    config = session.config
+    if not items or config.option.collectonly:
         return
-    report = Path(tempfile.mkstemp(suffix=".json")[1])
-    environment = os.environ | {"TRITON_INTERPRET": "1", "SIROCCO_FORCE_TRITON": "1", REPORT: str(report)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(item.nodeid for item in items)]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=session.config.rootpath, env=environment, **pipe)
-    session.config.stash[_running] = process, report
     for item in items:
         item.add_marker(pytest.mark.timeout(1200))  # the first waits for all
+    folder = config._tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    config.stash[_report] = report = folder / "interpreted.json"
+    try:
+        output = (folder / "interpreted.txt").open("xb")
+    except FileExistsError:
+        return  # another worker is at it
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"TRITON_INTERPRET": "1", "SIROCCO_FORCE_TRITON": "1", REPORT: str(report)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += [item.nodeid for item in items]
+    with output:
+        process = subprocess.Popen(
+            command, cwd=config.rootpath, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    config.stash[_running] = process
+    Thread(target=_see_that_it_reports, args=(process, report), daemon=True).start()
+
+
+def _see_that_it_reports(process: "subprocess.Popen[bytes]", report: Path) -> None:
+    process.wait()
+    if not report.exists():
+        said = report.with_suffix(".txt").read_text(errors="replace")
+        _write(report, {"": ["failed", said[-4000:]]})
+
+
+def _write(path: Path, outcomes: dict[str, list[str]]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(outcomes))
+    part.replace(path)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,11 +84,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     stash = pyfuncitem.config.stash
     if _outcomes not in stash:
-        process, report = stash[_running]
-        output = process.communicate()[0]
-        stash[_outcomes] = json.loads(report.read_text() or "{}") | {"": ["", output[-4000:]]}
+        while not stash[_report].exists():  # another worker's child cannot be waited for
+            time.sleep(0.1)
+        stash[_outcomes] = json.loads(stash[_report].read_text())
     outcomes = stash[_outcomes]
-    outcome, said = outcomes.get(pyfuncitem.nodeid, outcomes[""])
+    outcome, said = outcomes.get(pyfuncitem.nodeid) or outcomes.get("") or ("failed", "it was not run")
     if outcome == "skipped":
         pytest.skip(said)
     if outcome != "passed":
@@ -75,12 +103,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if REPORT in os.environ and INTERPRETING:
-        Path(os.environ[REPORT]).write_text(json.dumps(_reports))
-    elif running := session.config.stash.get(_running, None):
-        process, report = running
-        if process.poll() is None:
+        _write(Path(os.environ[REPORT]), _reports)
+    elif process := session.config.stash.get(_running, None):
+        if session.shouldstop or session.shouldfail:
             process.kill()
-        report.unlink(missing_ok=True)
+        process.wait()  # other workers may need what it finds
 
 
 class Launching(Protocol):

@@ -1,10 +1,8 @@
 """Kernels compiled for GPUs that are not here; these tests need a process whose kernels are not interpreted."""
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,26 +20,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def compilers() -> Iterator[dict[str, "subprocess.Popen[str]"]]:
-    """The command, at work for every target at once."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    processes = {
-        target: subprocess.Popen(
-            [sys.executable, "-m", "sirocco.kernels.triton.compile", target],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for target in TARGETS
-    }
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.communicate()
-
-
 def kernels() -> set[str]:
     """Names of what is launched anywhere in the package."""
     sources = [path.read_text() for path in Path(common.__file__).parent.glob("*.py")]
@@ -49,13 +27,14 @@ def kernels() -> set[str]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_without_spills(compilers: dict[str, "subprocess.Popen[str]"], target: str) -> None:
-    table, faults = compilers[target].communicate()
-    assert compilers[target].returncode == 0, faults
-    rows = [line.split("|")[1].strip() for line in table.splitlines() if f"| {target} |" in line and "bfloat16" in line]
-    unseen = kernels() - set(rows)
-    assert unseen <= {"bound_kernel"}, "no variant in bfloat16"  # it sees float32 alone
-    assert all(f"| {kernel} |" in table for kernel in unseen)
+def test_every_kernel_compiles_without_spills(target: str) -> None:
+    command = [sys.executable, "-m", "sirocco.kernels.triton.compile", target]
+    compiled = subprocess.run(command, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
+    rows = [line for line in compiled.stdout.splitlines() if f"| {target} |" in line]
+    in_bfloat16 = {row.split("|")[1].strip() for row in rows if "bfloat16" in row}
+    assert kernels() - in_bfloat16 <= {"bound_kernel"}  # which sees float32 alone
+    assert any("| bound_kernel |" in row for row in rows)
 
 
 @pytest.mark.parametrize("target", TARGETS)
