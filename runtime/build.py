@@ -17,6 +17,7 @@ from sirocco.runtime.graphs import CudaCapture, capturable
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.invariant import InvariantRunner
 from sirocco.runtime.models.cache import allocate_caches
+from sirocco.runtime.models.cache_spec import CacheSpec, KvCacheSpec
 from sirocco.runtime.models.load import LoadedModel, load_model
 from sirocco.runtime.models.spec import AttentionSpec, ModelSpec, regime_limit, rope_regime
 from sirocco.runtime.runner import ModelRunner
@@ -89,6 +90,7 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
         chunk_size,
         options.prefix_caching and not is_recurrent,  # blocks say nothing about the state after them
         _regimes(spec),
+        _window(spec),
     )
     info = EngineInfo(
         model=name,
@@ -111,6 +113,16 @@ def _regimes(spec: ModelSpec) -> Regimes | None:
     if regime_limit(spec, 0) is None:
         return None
     return Regimes(partial(rope_regime, spec), partial(regime_limit, spec))
+
+
+def _window(spec: ModelSpec) -> int | None:
+    """The most tokens that a layer looks back; None where some layer sees everything."""
+    windows = [
+        cache.window if isinstance(cache, KvCacheSpec) else None
+        for cache in spec.caches
+        if type(cache) is not CacheSpec
+    ]
+    return None if None in windows else max((window for window in windows if window is not None), default=None)
 
 
 def _check_operators(loaded: LoadedModel) -> None:

@@ -10,7 +10,7 @@ from bisect import insort
 from collections import deque
 from operator import attrgetter
 
-from sirocco.runtime.blocks import BlockPool
+from sirocco.runtime.blocks import NULL_BLOCK, BlockPool
 from sirocco.runtime.plan import Admission, Plan, StepResult
 from sirocco.runtime.prefix import extend_digests, root_digest
 from sirocco.runtime.request import FinishReason, TokenLogprob
@@ -35,6 +35,7 @@ class Scheduler:
         chunk_size: int,
         prefix_caching: bool = True,
         regimes: Regimes | None = None,
+        window: int | None = None,
     ) -> None:
         if token_budget < max_num_seqs:
             raise ValueError(f"token_budget {token_budget} cannot serve {max_num_seqs} sequences a step")
@@ -43,6 +44,7 @@ class Scheduler:
         self.chunk_size = chunk_size
         self.prefix_caching = prefix_caching
         self.regimes = regimes
+        self.window = window
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._running: list[Request] = []  # most urgent first
         self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap; finished and paused entries are skipped
@@ -240,6 +242,8 @@ class Scheduler:
 
     def _reserve(self, request: Request, count: int, plan: Plan, requests: list[Request]) -> bool:
         """Own blocks for `count` more tokens, preempting less urgent requests that are not in this plan."""
+        if self.window is not None:
+            self._give_back_before(request, request.num_computed - self.window + 1)
         have = len(request.blocks)
         needed = -(-(request.num_computed + count) // self.pool.block_size) - have
         if needed <= 0:
@@ -252,6 +256,15 @@ class Scheduler:
         request.blocks += blocks
         plan.new_blocks.append((request.slot, have, blocks))
         return True
+
+    def _give_back_before(self, request: Request, position: int) -> None:
+        """Free blocks that hold nothing from `position` on: steps in flight read them before they are written anew."""
+        first = position // self.pool.block_size
+        if first > request.num_left:
+            left = request.blocks[request.num_left : first]
+            request.blocks[request.num_left : first] = [NULL_BLOCK] * len(left)
+            request.num_left += len(left)
+            self.pool.free(left)
 
     def _victim(self, request: Request, requests: list[Request]) -> Request | None:
         """The least urgent running request outside this plan that `request` may displace; paused ones go first."""
@@ -341,7 +354,8 @@ class Scheduler:
             return
         extend_digests(request.digests, request.root, request.token_ids, size)
         for index in range(request.num_registered, full):
-            self.pool.register(request.blocks[index], request.digests[index])
+            if index >= request.num_left:
+                self.pool.register(request.blocks[index], request.digests[index])
         request.num_registered = full
 
     def _settle(self, request: Request) -> None:
@@ -419,8 +433,9 @@ class Scheduler:
             self._give_back(request)
 
     def _give_back(self, request: Request) -> None:
-        self.pool.free(reversed(request.blocks))
+        self.pool.free(reversed(request.blocks[request.num_left :]))
         request.blocks = []
+        request.num_left = 0
         request.num_registered = 0
         if request.slot >= 0:
             self._free_slots.append(request.slot)

@@ -34,6 +34,7 @@ class Request:
         "num_cached",
         "num_computed",
         "num_in_flight",
+        "num_left",
         "num_placeholders",
         "num_prompt",
         "num_registered",
@@ -71,6 +72,7 @@ class Request:
         self.num_cached: int | None = None  # prompt tokens found in the prefix cache at the first admission
         self.slot = -1
         self.blocks: list[int] = []
+        self.num_left = 0  # of its first blocks, given back when they left the window
         self.digests: list[bytes] = []
         self.num_registered = 0  # of its blocks, handed to the prefix cache
         self.queued = False  # has an entry in the waiting heap

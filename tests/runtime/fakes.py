@@ -30,6 +30,7 @@ class FakeRunner:
         self.cache: dict[int, dict[int, bytes]] = {}
         self.slots: dict[int, Mirror] = {}
         self.computed_tokens = 0
+        self.window: int | None = None
         self.regime_of: Callable[[int], int] = lambda length: 0
 
     def launch(self, plan: Plan) -> StepResult:
@@ -44,9 +45,11 @@ class FakeRunner:
         tokens: list[int] = []
         for slot, start, count, samples in zip(plan.slots, plan.starts, plan.counts, plan.samples, strict=True):
             mirror = self.slots[slot]
-            assert mirror.regime == self.regime_of(len(mirror.token_ids)), "no row is computed in another length's regime"
+            assert mirror.regime == self.regime_of(len(mirror.token_ids)), (
+                "no row is computed in another length's regime"
+            )
             assert 0 not in mirror.blocks, "the null block is nobody's"
-            for position in range(start):
+            for position in range(max(0, start - self.window + 1) if self.window else 0, start):
                 assert self.read(mirror, position) == self.past(mirror, position), (slot, position)
             for position in range(start, start + count):
                 block = mirror.blocks[position // self.block_size]

@@ -69,6 +69,7 @@ def test_random_workloads(seed, depth):
         prefix_caching=seed % 4 != 3,
         depth=depth,
     )
+    bench.scheduler.window = bench.runner.window = rng.choice([None, None, 7, 33])
     capacity = (bench.pool.num_blocks - 1) * bench.pool.block_size
     shared = [rng.randrange(1000) for _ in range(capacity)]
     wanted, aborted, paused = {}, set(), set()
@@ -175,6 +176,22 @@ def test_outgrowing_a_rope_regime_computes_the_request_anew(depth):
     for id, prompt in enumerate(prompts):
         assert bench.tokens[id, 0] == expected_tokens(prompt, 12)
     assert bench.scheduler.stats().preemptions == 2, "those of 18 and 20 tokens crossed"
+    assert bench.pool.num_used == 0
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_blocks_that_left_the_window_are_given_back(depth):
+    bench = Bench(num_blocks=200, depth=depth)
+    bench.scheduler.window = bench.runner.window = 10
+    prompts = [list(range(60)), list(range(60)), list(range(200, 205))]
+    for id, prompt in enumerate(prompts):
+        bench.add(id, prompt, max_tokens=50)
+    for _ in range(12):
+        bench.step()
+    assert bench.pool.num_used <= 3 * (10 // 4 + 2) + 16 // 4, "a window and the chunk being computed each"
+    bench.run()
+    for id, prompt in enumerate(prompts):
+        assert bench.tokens[id, 0] == expected_tokens(prompt, 50)
     assert bench.pool.num_used == 0
 
 
