@@ -81,6 +81,8 @@ def test_one_at_a_time_then_from_the_prefix_cache(case):
 def test_tiny_pool_forces_preemption(case, depth):
     loaded, prompts, expected = case
     core = make_core(loaded, depth, num_blocks=24, max_num_seqs=8)
+    if core.scheduler.window is not None:  # it makes do with less
+        core = make_core(loaded, depth, num_blocks=12, max_num_seqs=8)
     assert list(complete(core, prompts[:8]).values()) == expected[:8]
     assert core.scheduler.stats().preemptions > 0
 
