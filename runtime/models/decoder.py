@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.embedding import embedding
 from sirocco.kernels.mamba import StateBatch
 from sirocco.runtime.models.block import make_block
 from sirocco.runtime.models.cache import Cache
@@ -52,7 +52,7 @@ class Embedding(Loadable):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids [T] to [T, C]."""
-        rows = F.embedding(token_ids, self.weight)
+        rows = embedding(token_ids, self.weight)
         return rows if self.multiplier == 1.0 else rows * self.multiplier
 
 
