@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
+from sirocco.kernels.native import ops as native
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -17,6 +18,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
         from sirocco.kernels.triton import activation as kernels
 
         return kernels.gated(gate_up, "silu")
+    if use_native(gate_up):
+        return native.gated(gate_up, "silu")
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -27,6 +30,8 @@ def geglu(gate_up: Tensor, tanh: bool) -> Tensor:
         from sirocco.kernels.triton import activation as kernels
 
         return kernels.gated(gate_up, "gelu_tanh" if tanh else "gelu")
+    if tanh and use_native(gate_up):
+        return native.gated(gate_up, "gelu_tanh")
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh" if tanh else "none").mul_(up)
 

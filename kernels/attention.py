@@ -8,12 +8,13 @@ out once a step and shared by its layers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
+from sirocco.kernels.native import ops as native
 
 _KEY_BYTES = 1 << 20  # gathered keys of one product: they and the values should still be in L2 when they are multiplied
 _SCORE_BYTES = (
@@ -61,7 +62,18 @@ def paged_attention(
     """
     if use_triton(q):
         return _on_gpu(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+    if use_native(q) and k_cache.dtype is q.dtype and len(q) == sum(batch.query_lens) and q.shape[2] % 2 == 0:
+        return native.paged_attention(
+            q, k_cache, v_cache, _lens(batch), batch.block_table, scale, window, softcap, sinks
+        )
     return paged_attention_torch(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
+
+
+def _lens(batch: AttentionBatch) -> Tensor:
+    lens = batch.work.get("lens")
+    if lens is None:
+        lens = batch.work["lens"] = torch.tensor([batch.query_lens, batch.kv_lens])
+    return cast(Tensor, lens)
 
 
 def _on_gpu(

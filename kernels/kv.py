@@ -1,8 +1,10 @@
 """Writing keys and values into the paged cache [N, Hkv, S, D], alone and fused with what precedes it."""
 
+import torch
 from torch import Tensor
 
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
+from sirocco.kernels.native import ops as native
 from sirocco.kernels.norm import rms_norm_torch
 from sirocco.kernels.rope import rotate_torch
 
@@ -56,6 +58,10 @@ def norm_rope_write(
         return kv.norm_rope_write(
             qkv, q_weight, k_weight, eps, cos, sin, interleaved, k_cache, v_cache, slot_mapping, num_heads, num_kv_heads
         )
+    if use_native(qkv) and _native_fits(q_weight, k_weight, cos, k_cache, slot_mapping):
+        return native.norm_rope_write(
+            qkv, q_weight, k_weight, eps, cos, sin, interleaved, k_cache, v_cache, slot_mapping, num_heads, num_kv_heads
+        )
     total, qk_heads = num_heads + 2 * num_kv_heads, num_heads + num_kv_heads
     heads = qkv.view(len(qkv), total, qkv.shape[-1] // total)
     q, k, v = heads[:, :num_heads], heads[:, num_heads:qk_heads], heads[:, qk_heads:]
@@ -67,6 +73,13 @@ def norm_rope_write(
         k = _norm_rotate(k, k_weight, eps, cos, sin, interleaved)
     write_kv_torch(k, v, k_cache, v_cache, slot_mapping)
     return q
+
+
+def _native_fits(
+    q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, k_cache: Tensor, slot_mapping: Tensor
+) -> bool:
+    narrow = all(x is None or x.dtype is torch.bfloat16 for x in (q_weight, k_weight, k_cache))
+    return narrow and (cos is None or cos.dtype is torch.float32) and slot_mapping.dtype is torch.int64
 
 
 def _norm_rotate(

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
+from sirocco.kernels.native import ops as native
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -16,6 +17,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         from sirocco.kernels.triton import norm
 
         return norm.rms_norm(x, weight, eps)
+    if use_native(x) and weight.dtype is x.dtype:
+        return native.rms_norm(x, weight, eps)
     return rms_norm_torch(x, weight, eps)
 
 
@@ -34,6 +37,8 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         from sirocco.kernels.triton import norm
 
         return norm.add_rms_norm(x, residual, weight, eps)
+    if use_native(x) and residual.dtype is weight.dtype is x.dtype:
+        return native.add_rms_norm(x, residual, weight, eps)
     residual = residual + x
     return rms_norm_torch(residual, weight, eps), residual
 

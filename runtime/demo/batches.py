@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Batch", "Recipe", "batches"]
 
 POOL = 1200  # conversations sorted together: enough for rows of one length and a mixed order
 LONGEST = 1024
+IGNORED = -100  # a label that adds nothing to the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,21 @@ class Batch:
     ids: Tensor
     targets: Targets
     tokens: int
+    labels: int  # targets that count
 
 
 Document = tuple[list[int], list[bool]]
+STRIDE = 32  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
 
 
-def collate(documents: list[Document]) -> Batch:
-    """Documents as rows; every said token is predicted from the one before it."""
-    length = max(len(tokens) for tokens, _ in documents)
-    ids = torch.zeros(len(documents), length, dtype=torch.long)
+def rounded(count: int, stride: int) -> int:
+    """The next multiple of stride."""
+    return -(-count // stride) * stride
+
+
+def collate(documents: list[Document], rows: int, length: int) -> Batch:
+    """Documents as `rows` rows of `length`; every said token is predicted from the one before it."""
+    ids = torch.zeros(rows, length, dtype=torch.long)
     index: list[int] = []
     labels: list[int] = []
     for row, (tokens, said) in enumerate(documents):
@@ -57,20 +65,25 @@ def collate(documents: list[Document]) -> Batch:
             if said[i]:
                 index.append(row * length + i - 1)
                 labels.append(tokens[i])
-    targets = Targets(torch.tensor(index), torch.tensor(labels))
-    return Batch(ids, targets, sum(len(tokens) for tokens, _ in documents))
+    spare = rounded(len(index), 4 * STRIDE) - len(index)
+    targets = Targets(torch.tensor(index + [0] * spare), torch.tensor(labels + [IGNORED] * spare))
+    return Batch(ids, targets, sum(len(tokens) for tokens, _ in documents), len(labels))
 
 
 def by_length(documents: list[Document], tokens: int) -> list[Batch]:
     """Documents of like length together, about `tokens` tokens a batch."""
     out: list[Batch] = []
-    group: list[Document] = []
-    for document in sorted(documents, key=lambda d: len(d[0])):
-        if group and len(document[0]) * (len(group) + 1) > tokens:
-            out.append(collate(group))
-            group = []
-        group.append(document)
-    return [*out, collate(group)]
+    lengths: dict[int, list[Document]] = defaultdict(list)
+    for document in documents:
+        lengths[rounded(len(document[0]), STRIDE)].append(document)
+    left: list[Document] = []
+    for length in sorted(lengths):
+        rows = max(1, tokens // length)
+        found = left + lengths[length]
+        whole = len(found) // rows * rows
+        out += [collate(found[at : at + rows], rows, length) for at in range(0, whole, rows)]
+        left = found[whole:]  # go with the next longer ones
+    return out
 
 
 def pool_of_batches(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from sirocco.runtime.demo import wrappers
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.generic import polite
 from sirocco.runtime.demo.operations import OPERATIONS, Operation
+from sirocco.runtime.demo.phrasing import shared, worded
 from sirocco.runtime.demo.results import report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
 from sirocco.runtime.demo.values import Value, Values, words
+from sirocco.runtime.demo.wrappers import polite, raised
 
 __all__ = ["PYTHON_NAMES", "asked", "compute", "python_tool", "tool_of"]
 
@@ -42,26 +44,17 @@ def said(value: Value, rng: random.Random) -> str:
 
 def clause_of(operation: Operation, arguments: tuple[Value, ...], values: Values) -> str:
     """The clause that asks for an operation."""
-    frame = values.phrase(operation.frames)
+    frame = worded(values, operation.frames)
     quoted = "'" in frame
     return frame.format(*(str(a) if quoted else said(a, values.rng) for a in arguments))
 
 
+STATEMENT_ENDINGS = (".", "", " please", "?")
+FORMULA_ENDINGS = ("", "?", " =", " please", " = ?", ".")
 QUESTIONS = words("what what's how which who when where is are do does will has can did")
 STATEMENTS = words("""
 i weather forecast news current price alarm light random distance population recipe tide total from
 """)
-
-
-QUESTION_OPENERS = (
-    "hey, ", "so ", "tell me, ", "quick question: ", "hello, ", "hi! ", "I wonder, ", "please tell me: ",
-    "one question: ",
-    "ok, ", "well, ", "sorry, but ", "just one thing, ", "now ", "and ", "say, ", "Sirocco, ", "I need to know: ",
-    "my question is: ", "please, ", "hmm, ", "do you know: ", "let me ask: ", "a question: ", "can you tell me: ",
-)  # fmt: skip
-QUESTION_ENDINGS = ("?", "?", "?", "", " please?", "? Thanks.")
-STATEMENT_ENDINGS = (".", "", " please")
-FORMULA_ENDINGS = ("", "?", " =")
 
 
 def asked(clause: str, values: Values) -> str:
@@ -70,11 +63,10 @@ def asked(clause: str, values: Values) -> str:
     question = first in QUESTIONS
     if not question and first not in STATEMENTS and clause[0].isalpha() and not clause.endswith(("?", " mod")):
         return polite(values, clause)
-    opening = values.phrase(QUESTION_OPENERS)
-    text = opening + clause if question and values.rng.random() < 0.3 else clause
-    endings = QUESTION_ENDINGS if question else STATEMENT_ENDINGS if first in STATEMENTS else FORMULA_ENDINGS
-    text += values.rng.choice(endings)
-    return text[0].upper() + text[1:]
+    if question:
+        return wrappers.question(values, clause)
+    endings = STATEMENT_ENDINGS if first in STATEMENTS else FORMULA_ENDINGS
+    return raised(clause + values.rng.choice(endings))
 
 
 def tool_of(operation: Operation, rng: random.Random) -> tuple[Tool, list[str]]:
@@ -140,6 +132,9 @@ def worked(
     return tool, Call(tool.name, filled), clause, wrapped(value, rng)
 
 
+JOINERS = (" <And|Also|Then|After that|Next|And then|Now|Also,|Besides,|Afterwards|Then also|Finally|Second:|Next,> ",)
+
+
 def compute(values: Values) -> Exchange:
     """An arithmetic or string task; now and then two of them in one turn."""
     rng = values.rng
@@ -149,16 +144,16 @@ def compute(values: Values) -> Exchange:
     calls, results, tools, text = [call], [result], [tool], asked(clause, values)
     if rng.random() < 0.2:
         other = rng.choice(OPERATIONS)
-        shared = tool if python or other is operation else None
+        reused = tool if python or other is operation else None
         names = [p.name for p in tool.parameters]
         second, call, clause, result = worked(
-            other, values, python=python, tool=shared, names=names if shared and not python else None
+            other, values, python=python, tool=reused, names=names if reused and not python else None
         )
         if second.name != tool.name or second == tool:
             calls.append(call)
             results.append(result)
             tools = list({t.name: t for t in (tool, second)}.values())
-            joiner = values.phrase((" And ", " Also, ", " Then ", " After that, "))
+            joiner = shared(values, JOINERS)
             text = (
                 text.rstrip("?.") + ("?" if text.endswith("?") else ".") + joiner + clause + rng.choice(("?", ".", ""))
             )

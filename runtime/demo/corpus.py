@@ -13,6 +13,7 @@ from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
 from sirocco.runtime.demo.generic import Composer, several, sibling, single
 from sirocco.runtime.demo.natural import declare, everyday, everyday_followed, everyday_twice
 from sirocco.runtime.demo.operations import OPERATIONS
+from sirocco.runtime.demo.patterns import patterned
 from sirocco.runtime.demo.schemas import VERBS
 from sirocco.runtime.demo.tools import Tool
 from sirocco.runtime.demo.values import Split, Values
@@ -28,14 +29,15 @@ SYSTEMS = (
 )  # fmt: skip
 Maker = Callable[[Values, Split], Exchange | list[Exchange]]
 MIXTURE: dict[str, tuple[float, Maker]] = {
-    "generic": (0.25, single),
+    "generic": (0.16, single),
+    "pattern": (0.16, patterned),
     "everyday": (0.16, everyday),
-    "parallel": (0.07, several),
+    "parallel": (0.06, several),
     "parallel everyday": (0.05, everyday_twice),
     "follow-up": (0.02, everyday_followed),
-    "compute": (0.16, lambda values, _: compute(values)),
-    "fact": (0.14, lambda values, _: fact(values)),
-    "talk": (0.06, lambda values, _: talk(values)),
+    "compute": (0.15, lambda values, _: compute(values)),
+    "fact": (0.10, lambda values, _: fact(values)),
+    "talk": (0.05, lambda values, _: talk(values)),
     "decline": (0.03, lambda values, _: decline(values)),
     "no tool": (0.04, lambda values, schemas: untooled(values, schemas)),
     "read": (0.05, lambda values, _: read(values)),
@@ -96,6 +98,8 @@ def candidate(values: Values, schemas: Split) -> Tool:
     """Any function."""
     rng = values.rng
     draw = rng.random()
+    if draw < 0.25:
+        return patterned(values, schemas).tools[0]
     if draw < 0.5:
         return Composer(values, schemas).request(3).tool
     if draw < 0.82:
@@ -142,7 +146,7 @@ def conversation(
     values = Values(rng, values_split)
     names = kinds or tuple(MIXTURE)
     weights = [MIXTURE[name][0] for name in names]
-    count = turns or rng.choices((1, 2, 3, 4, 8), (0.78, 0.14, 0.05, 0.03, 0.0))[0]
+    count = turns or rng.choices((1, 2, 3, 4), (0.45, 0.25, 0.18, 0.12))[0]
     exchanges: list[Exchange] = []
     tools: dict[str, Tool] = {}
     absent: list[Tool] = []
@@ -158,7 +162,7 @@ def conversation(
     others = rng.choice((0, 0, 1, 1, 2, 3)) if tools else rng.choice((0, 0, 0, 1, 1, 3))
     declared = [*tools.values(), *distractors(values, schemas, list(tools.values()), absent, others)]
     rng.shuffle(declared)
-    system = values.phrase(SYSTEMS) if rng.random() < 0.25 else None
+    system = rng.choice(SYSTEMS) if rng.random() < 0.25 else None
     return Conversation([MANNERS[manner](exchange) for exchange in exchanges], declared, system)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.generic import polite
+from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.schemas import HELD_OUT_NUMBER, HELD_OUT_TEXT, NUMBER_PARAMETERS, TEXT_PARAMETERS
 from sirocco.runtime.demo.tools import dumps
 from sirocco.runtime.demo.values import Value, Values
+from sirocco.runtime.demo.wrappers import raised
 
 __all__ = ["fields_as_json", "read", "repeat"]
 
@@ -24,44 +25,46 @@ SENTENCES = (
     ("The email of {n} is {v}.", "what is the email of {n}", "email"), ("The friend of {n} is {v}.",
         "who is the friend of {n}", "name"), ("{n} studies {v}.", "what does {n} study", "word"),
 )  # fmt: skip
-LAYOUTS = ("{text} {question}", "Text: {text} Question: {question}", "{text}\n{question}", "{question}\n{text}",
-"Read this: {text} {question}",
-           "Here is a text. {text} {question}", "Context: {text}\n\n{question}",
-           "Use this text to answer: {text} {question}", "{text}\n\nQ: {question}",
-           "Given that {text} {question}", "{question} Text: {text}", "Question: {question}\nText: {text}",
-           "Q: {question}\n{text}",
-           "{text}\n\nQuestion: {question}", "Answer from the text. {text}\n{question}",
-           "I read this: {text} Now tell me: {question}",
-           "{question} Here is what I know: {text}", "Facts: {text}\nAsk: {question}", "{text} So, {question}",
-           "Look at this text and answer.\n{text}\n\n{question}")  # fmt: skip
-REPEATS = (
-    "repeat after me: {v}",
-    "repeat: {v}",
-    "say {v}",
-    "say '{v}'",
-    "echo {v}",
-    "write {v}",
-    "repeat the words {v}",
-    "please say: {v}",
-    "copy this: {v}",
-    "type {v}",
-    "repeat '{v}'",
+LAYOUTS = (
+    "{text}<\n|\n\n| |\n\n|\n><Question|Q|Ask|So|Query|Now|Tell me|My question|Problem|Task|The question>: {question}",
+    "<Text|Context|Facts|Read this|Here is a text|Story|Note|Given|Known|Document|Passage|Information|Notes|Data|"
+    "Here is what I know|Use this text to answer|Look at this text and answer|Answer from the text|I read this>"
+    "<:|.|:\n|.\n> {text}<\n|\n\n| |\n><|Question: |Q: |Now tell me: |So, |Ask: |Then: |Now, |Answer this: >{question}",
+    "<Question: |Q: |||Answer this: |I ask: |Tell me: >{question}<\n|\n\n| |\n><|Text: |Context: |Facts: |"
+    "Here is a text: |"
+    "Here is what I know: |Use this: |Look here: |Source: |Read: >{text}",
+    "{text}<\n|\n\n| | So, | Now, | Hence, |\nThen, | And so: | That is all I know. | With this in mind: >{question}",
+    "<Given that|Knowing that|I know that|It is said that|We know that|Suppose that> {text} {question}",
 )
-JSON_FRAMES = ("Give me JSON with {f}.", "Write a JSON object with {f}.", "Make JSON: {f}",
-"Return a JSON object where {f}.", "As JSON: {f}", "JSON please: {f}",
-               "Convert to JSON: {f}.", "I need a JSON object with {f}.", "Put this in JSON: {f}",
-               "Answer in JSON with {f}.",
-               "{f} as JSON", "JSON for {f}", "Build JSON from {f}.", "Could you write {f} as a JSON object?",
-               "I want JSON: {f}",
-               "Only JSON please, with {f}.", "Turn this into JSON: {f}", "Encode {f} as JSON.",
-               "Create a JSON object: {f}",
-               "Show {f} in JSON format.")  # fmt: skip
+REPEATS = (
+    "<repeat|say|echo|write|copy|type|print|please say|please repeat|now say|now repeat|spell out|recite|tell me|"
+    "can you say|"
+    "I want you to say|just say|only say|return|output|answer with|reply with|give back|speak>"
+    "< after me:|:| this:| the words| the following:| exactly:| the text:| back:| to me:| just this:| only:||> {v}",
+    "<repeat|say|echo|write|copy|type|print|please say|please repeat|now say|now repeat|recite|can you say|just say|"
+    "return|"
+    "output|reply with>< the words| the text| exactly| this:|||> '{v}'",
+)
+JSON_FRAMES = (
+    "<Give me|Write|Make|Return|Create|Build|Produce|Show me|Generate|Answer with|I need|I want|Could you write|"
+    "Please make|"
+    "Output|Print|Prepare|Reply with|Can you give me|We need> <JSON|a JSON object|one JSON object|some JSON|"
+    "an object in JSON> "
+    "<with|where|for|from|in which|that says|holding|saying that> {f}<.||?|, please.>",
+    "<JSON|As JSON|JSON please|Put this in JSON|Turn this into JSON|Make JSON|I want JSON|Convert to JSON|"
+    "Encode as JSON|"
+    "Only JSON please|JSON only|To JSON|Format as JSON|Write this as JSON|Make this JSON|In JSON|Data>: {f}<.|||>",
+    "<Encode|Convert|Show|Write|Put|Format|Return|Give me|Express|Represent|Turn|Render> {f} <as|in|into|using> "
+    "<JSON|a JSON object|JSON format|one JSON object><.|||, please.>",
+)  # fmt: skip
 SCHEMA_FRAMES = (
-    "Answer with JSON that follows this schema: {s}\n{f}",
-    "Schema: {s}\nText: {f}",
-    "Use the schema {s} for: {f}",
-    "{f}\nFill this schema: {s}",
-    "Extract JSON by the schema {s} from: {f}",
+    "<Answer|Reply|Respond|Come back|Return> with JSON <that follows|by|matching|according to|that fits|for> "
+    "<this|the following|my|the> schema: {s}<\n|\nText: |\nData: |\nHere is the data: |\n\n|\nInput: >{f}",
+    "<Schema|The schema|JSON schema|Format|My schema|Use this schema|Follow this schema>: {s}<\n| |\n\n>"
+    "<Text|Data|Input|Facts|Values|Content|Here is the text>: {f}",
+    "<Use|Take|Apply|Follow|Fill|With> the <schema|JSON schema|format> {s} <for|on|with|and this text>: {f}",
+    "{f}\n<Fill|Use|Follow|Apply|Answer by|Write it by|Make JSON by> <this|the> <schema|JSON schema|format>: {s}",
+    "<Extract|Make|Write|Produce|Get|Build> JSON by the schema {s} <from|for|out of|using>: {f}",
 )
 
 
@@ -84,7 +87,7 @@ def read(values: Values) -> Exchange:
         stranger = rng.choice(SENTENCES)[1].format(n=rng.choice(people))
         if all(stranger != other for _, other, _ in told):
             question, answer = stranger, ""
-    text = values.phrase(LAYOUTS).format(
+    text = worded(values, LAYOUTS).format(
         text=" ".join(s for s, _, _ in told), question=question[0].upper() + question[1:] + "?"
     )
     if not answer:
@@ -94,15 +97,8 @@ def read(values: Values) -> Exchange:
 
 def repeat(values: Values) -> Exchange:
     """Words to say back."""
-    said = " ".join(values.text() for _ in range(values.rng.choice((1, 2, 3, 5, 8, 12))))
-    request = (
-        polite(values, values.phrase(REPEATS).format(v=said))
-        if values.rng.random() < 0.3
-        else values.phrase(REPEATS).format(v=said)
-    )
-    if request.rstrip().endswith((said, said + "'", said + ".", said + "'.")):
-        return Exchange("copy", request, said)
-    return Exchange("copy", f"Repeat: {said}", said)
+    said = " ".join(values.text() for _ in range(values.rng.choice((1, 2, 3, 5, 8))))
+    return Exchange("copy", raised(worded(values, REPEATS).format(v=said)), said)
 
 
 def fields_as_json(values: Values) -> Exchange:
@@ -138,5 +134,5 @@ def fields_as_json(values: Values) -> Exchange:
             }
         )
         rng.shuffle(parts)
-        return Exchange("json", values.phrase(SCHEMA_FRAMES).format(s=schema, f=", ".join(parts)), dumps(fields))
-    return Exchange("json", values.phrase(JSON_FRAMES).format(f=listed), dumps(fields))
+        return Exchange("json", worded(values, SCHEMA_FRAMES).format(s=schema, f=", ".join(parts)), dumps(fields))
+    return Exchange("json", worded(values, JSON_FRAMES).format(f=listed), dumps(fields))

@@ -15,8 +15,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from sirocco.runtime.demo.compute import PYTHON_NAMES
 from sirocco.runtime.demo.corpus import MANNERS, conversation
 from sirocco.runtime.demo.exchange import Conversation, Exchange
+from sirocco.runtime.demo.programs import printed_by
 from sirocco.runtime.demo.rendering import prompt
 from sirocco.runtime.demo.tools import Call
 from sirocco.runtime.demo.values import Split
@@ -42,12 +44,12 @@ class Row:
 
 ROWS = (
     Row("everyday functions", ("everyday",)),
-    Row("composed functions", ("generic",)),
+    Row("composed functions", ("generic", "pattern")),
     Row("arithmetic and strings", ("compute",)),
     Row("two or three calls in a turn", ("parallel", "parallel everyday")),
     Row("everyday functions, unseen schemas", ("everyday",), "test"),
-    Row("composed functions, unseen schemas", ("generic",), "test"),
-    Row("third round of a conversation", ("everyday", "generic", "compute", "fact", "talk"), turns=3),
+    Row("composed functions, unseen schemas", ("generic", "pattern"), "test"),
+    Row("third round of a conversation", ("everyday", "generic", "pattern", "compute", "fact", "talk"), turns=3),
     Row("facts", ("fact",)),
     Row("small talk", ("talk",)),
     Row("declining what it does not know", ("decline",)),
@@ -80,6 +82,7 @@ class Case:
     messages: list[dict[str, Any]]
     said: str = ""
     calls: list[Call] | None = None
+    right_calls: bool = False
     answer: str | None = None
 
 
@@ -108,6 +111,29 @@ def right_answer(expected: Exchange, answer: str) -> bool:
         return answer == expected.answer
     allowed = set(NUMBER.findall(expected.answer))
     return all(fact in answer for fact in expected.facts) and set(NUMBER.findall(answer)) <= allowed
+
+
+def programs(calls: list[Call]) -> list[str]:
+    """The programs among calls: what a Python tool is asked to run."""
+    return [
+        str(call.arguments["code"]) for call in calls if call.name in PYTHON_NAMES and set(call.arguments) == {"code"}
+    ]
+
+
+def without_programs(calls: list[Call]) -> list[Call]:
+    """Calls with every program taken out, so that two of them compare by the rest."""
+    return [Call(call.name, {}) if programs([call]) else call for call in calls]
+
+
+def judge_calls(everything: list[Case]) -> None:
+    """Say of each case whether its calls are right: equal, or programs that print the same."""
+    judged = [case for case in everything if case.expected.calls and case.calls is not None]
+    pairs = [(programs(list(case.expected.calls)), programs(case.calls or [])) for case in judged]
+    printed = iter(printed_by([program for pair in pairs for side in pair for program in side]))
+    for case, (wanted, got) in zip(judged, pairs, strict=True):
+        due, said = [next(printed) for _ in wanted], [next(printed) for _ in got]
+        alike = without_programs(case.calls or []) == without_programs(list(case.expected.calls))
+        case.right_calls = alike and due == said
 
 
 def cases(row: Row, count: int, seed: str, manner: str) -> list[Case]:
@@ -139,6 +165,7 @@ def evaluate(
         case.calls = parse_calls(text, {tool.name for tool in case.conversation.tools})
         if not case.expected.calls:
             case.answer = text
+    judge_calls(everything)
     second = [case for case in everything if case.expected.calls and case.calls]
     for case in second:
         calls = case.calls or []
@@ -168,7 +195,7 @@ def scored(everything: list[Case]) -> dict[str, Score]:
         if case.expected.calls:
             score.due += 1
             score.well_formed += case.calls is not None
-            good = case.calls == list(case.expected.calls)
+            good = case.right_calls
             score.right_calls += good
         score.answers += 1
         right = case.answer is not None and right_answer(case.expected, case.answer)

@@ -6,14 +6,13 @@ import random
 from dataclasses import dataclass
 
 from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.schemas import (
     ARTICLES,
-    ASIDES,
     BOOLEAN_PARAMETERS,
     DESCRIPTIONS,
     ENUM_PARAMETERS,
-    GREETINGS,
     HELD_OUT_BOOLEAN,
     HELD_OUT_ENUM,
     HELD_OUT_NOUNS,
@@ -25,29 +24,14 @@ from sirocco.runtime.demo.schemas import (
     NONSENSE,
     NOUNS,
     NUMBER_PARAMETERS,
-    OPENERS,
-    SUFFIXES,
     TEXT_PARAMETERS,
     VERBS,
 )
 from sirocco.runtime.demo.tools import Call, Parameter, Tool
 from sirocco.runtime.demo.values import Split, Value, Values
+from sirocco.runtime.demo.wrappers import polite
 
-__all__ = ["Request", "polite", "several", "sibling", "single"]
-
-
-def polite(values: Values, clause: str) -> str:
-    """An imperative clause as a request, opened and ended in one of many ways."""
-    rng = values.rng
-    opener = values.phrase(OPENERS) if rng.random() < 0.6 else ""
-    greeting = values.phrase(GREETINGS) if rng.random() < 0.25 else ""
-    ending = values.phrase(SUFFIXES) if rng.random() < 0.6 else rng.choice(("", "."))
-    text = f"{greeting}{opener}{clause}{ending}"
-    text = text if rng.random() < 0.15 else text[0].upper() + text[1:]
-    if rng.random() < 0.1:
-        aside = values.phrase(ASIDES)
-        return f"{aside} {text}" if rng.random() < 0.5 or text[-1] not in ".!?" else f"{text} {aside}"
-    return text
+__all__ = ["Request", "compose", "several", "sibling", "single"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +41,9 @@ class Request:
     tool: Tool
     clause: str
     call: Call
+
+
+LINK = "<|||||and |also |but |just |only |exactly |right >"
 
 
 def spelled(value: Value, rng: random.Random) -> str:
@@ -108,7 +95,11 @@ class Composer:
             value = kind.value(values)
             said = spelled(value, rng) if "'" not in "".join(kind.fragments) else str(value)
             marked = rng.random() < 0.3
-            fragment = self.marked(name, said) if marked else values.phrase(kind.fragments).format(said)
+            fragment = (
+                self.marked(name, said)
+                if marked
+                else worded(values, [LINK + fragment for fragment in kind.fragments]).format(said)
+            )
             return Parameter(name, kind.type), value, fragment
         if draw < 0.62:
             name = pick(values, self.schemas, TEXT_PARAMETERS, HELD_OUT_TEXT)
@@ -157,7 +148,7 @@ class Composer:
     def marked(self, name: str, said: str) -> str:
         """A fragment that names the parameter."""
         spoken = name.replace("_", " ") if self.rng.random() < 0.8 else name
-        return self.values.phrase(MARKED).format(p=spoken, v=said)
+        return worded(self.values, MARKED).format(p=spoken, v=said)
 
     def request(self, most: int = 4) -> Request:
         """A function of up to `most` parameters, and a clause and call for it."""
@@ -234,7 +225,7 @@ def again(values: Values, schemas: Split) -> list[Request]:
     kind = rng.choice(NATURAL)
     parameter = Parameter(rng.choice(kind.names), kind.type)
     tool = Tool(name, description, (parameter,))
-    fragment = values.phrase(kind.fragments)
+    fragment = worded(values, [LINK + fragment for fragment in kind.fragments])
     requests = []
     for i in range(rng.choice((2, 2, 3))):
         value = kind.value(values)

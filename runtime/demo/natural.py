@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES, Family
+from sirocco.runtime.demo.phrasing import shared, worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
-from sirocco.runtime.demo.values import Split, Value, Values, phrasings
+from sirocco.runtime.demo.values import Split, Value, Values
 
 __all__ = ["declare", "everyday", "everyday_followed", "everyday_twice"]
 
@@ -113,24 +114,23 @@ def family_for(values: Values, schemas: Split) -> Family:
 def everyday(values: Values, schemas: Split) -> Exchange:
     """One request for one everyday function."""
     declared = declare(family_for(values, schemas), values.rng)
-    clause, call = ask(declared, values, values.rng.choice(phrasings(declared.family.frames, values.split)))
+    clause, call = ask(declared, values, worded(values, declared.family.frames, novel=schemas == "test"))
     results = (fitting(declared.family, values),)
     answer, facts = report(results)
     return Exchange("everyday", asked(clause, values), answer, (call,), results, facts, (declared.tool,))
 
 
 FOLLOW_UPS = (
-    "and {v}?",
-    "what about {v}?",
-    "And for {v}?",
-    "how about {v}",
-    "And {v}",
-    "now {v}",
-    "the same for {v}",
-    "What about {v}",
-    "ok, and {v}?",
-    "do the same with {v}",
-)
+    "<And|and|now|And now|ok, and|ok, now|then|next|well, and|so, and> <for |||with |>{v}<?||.>",
+    "<what about|how about|What about|How about|and what about|and how about|ok, what about|now what about> {v}<?|>",
+    "<the same|do the same|do it|do that|and the same|again|once more|repeat that|try it|same thing|same question|"
+    "do it again|please repeat it> <for|with|but for|but with|now with|now for> {v}<?|.||, please>",
+    "{v}<?||, please|.| too| as well| too?>", "<I also need|also|and also|I need it for|and now|also try|"
+        "now try> {v}<.||?>",
+)  # fmt: skip
+JOINERS = ("< and |, and | and also |, and also | and then |, then |; also |; | plus |, and after that |"
+           " and after that "
+           "| and, |, also | as well as >",)  # fmt: skip
 
 
 def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
@@ -144,11 +144,11 @@ def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
         ]
     )
     declared = declare(family, rng)
-    clause, call = ask(declared, values, rng.choice(phrasings(family.frames, values.split)))
+    clause, call = ask(declared, values, worded(values, family.frames, novel=schemas == "test"))
     first = declared.tool.parameters[0].name
     value = KINDS[declared.kinds[0]][1](values)
     out = []
-    text = values.phrase(FOLLOW_UPS).format(v=value)
+    text = worded(values, FOLLOW_UPS).format(v=value)
     for request, due in ((asked(clause, values), call), (text, Call(call.name, {**call.arguments, first: value}))):
         results = (fitting(family, values),)
         answer, facts = report(results)
@@ -165,7 +165,7 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
         second = first
     clauses, calls = [], []
     for declared in (first, second):
-        clause, call = ask(declared, values, rng.choice(phrasings(declared.family.frames, values.split)))
+        clause, call = ask(declared, values, worded(values, declared.family.frames, novel=schemas == "test"))
         clauses.append(clause)
         calls.append(call)
     if second is first and len(first.tool.parameters) == 1 and rng.random() < 0.7:
@@ -174,7 +174,7 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
             if "city" in first.kinds
             else str(*calls[1].arguments.values())
         )
-    joiner = values.phrase((" and ", ", and also ", " and then ", "; also "))
+    joiner = shared(values, JOINERS)
     results = tuple(fitting(declared.family, values) for declared in (first, second))
     answer, facts = report(results)
     tools = {declared.tool.name: declared.tool for declared in (first, second)}

@@ -119,6 +119,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention in bfloat16, q [B, L, H, D], k and v [B, L, G, D] → [B, L, H, D].
+
+    Written out: at a few hundred positions the products on whole matrices train faster here than torch's fused form.
+    """
+    batch, length, heads, size = q.shape
+    groups = k.shape[2]
+    rows = q.view(batch, length, groups, -1, size).permute(0, 2, 3, 1, 4) * size**-0.5
+    scores = (rows.reshape(batch, groups, -1, size) @ k.permute(0, 2, 3, 1)).view(batch, groups, -1, length, length)
+    future = torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
+    shares = torch.softmax(scores + future, -1).view(batch, groups, -1, length)
+    mixed = (shares @ v.transpose(1, 2)).view(batch, groups, -1, length, size)
+    return mixed.permute(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+
+
 class Block(nn.Module):
     """One Qwen3 layer: attention with normed queries and keys, then a SwiGLU."""
 
@@ -147,10 +162,8 @@ class Block(nn.Module):
         q, k, v = qkv.split((shape.heads, shape.kv_heads, shape.kv_heads), 2)
         q = rotate(rms_norm(q, self.q_norm, shape.eps), cos, sin).bfloat16()
         k = rotate(rms_norm(k, self.k_norm, shape.eps), cos, sin).bfloat16()
-        group = shape.heads // shape.kv_heads
-        k, v = k.repeat_interleave(group, 2), v.repeat_interleave(group, 2)
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, -1)).float()
+        mixed = attend(q, k, v)
+        x = x + self.out(mixed.reshape(batch, length, -1)).float()
         gate, up = self.gate_up(rms_norm(x, self.ffn_norm, shape.eps).bfloat16()).chunk(2, -1)
         change: Tensor = self.down(F.silu(gate) * up)
         return x + change.float()

@@ -9,12 +9,9 @@ from sirocco.runtime.demo.values import Value, Values, words
 
 __all__ = [
     "ARTICLES",
-    "ASIDES",
     "BOOLEAN_PARAMETERS",
     "DESCRIPTIONS",
     "ENUM_PARAMETERS",
-    "FRAMES",
-    "GREETINGS",
     "HELD_OUT_BOOLEAN",
     "HELD_OUT_ENUM",
     "HELD_OUT_NOUNS",
@@ -26,8 +23,6 @@ __all__ = [
     "NONSENSE",
     "NOUNS",
     "NUMBER_PARAMETERS",
-    "OPENERS",
-    "SUFFIXES",
     "TEXT_PARAMETERS",
     "VERBS",
     "Natural",
@@ -89,7 +84,7 @@ dataset table model image
 """)
 HELD_OUT_NOUNS = words("""
 yacht telescope orchestra passport museum vaccine elevator pizza haircut submarine drone fountain bakery
-tournament mortgage antenna library scooter wedding rental
+tournament antenna library scooter wedding rental
 """)
 TEXT_PARAMETERS = words("""
 title label category topic subject theme genre artist author brand model color material style owner department
@@ -143,83 +138,70 @@ class Natural:
 
 
 NATURAL = (
-    Natural(("city", "location", "place", "town"), ("in {}", "in {}", "near {}", "at {}", "over in {}", "around {}",
-        "located in {}"), Values.city),
-    Natural(("name", "person", "user", "customer"), ("for {}", "for {}", "under the name {}", "named {}",
-        "by the name of {}", "whose name is {}", "called {}"), Values.name),
-    Natural(("recipient", "to", "contact"), ("to {}", "to {}", "addressed to {}", "so that it reaches {}",
-        "meant for {}"), Values.name),
-    Natural(("email", "email_address"), ("to {}", "with the email {}", "at {}", "using {}", "with the address {}",
-        "via {}"), Values.email),
-    Natural(("date", "day"), ("on {}", "for {}", "on the date {}", "dated {}", "due {}", "by {}", "starting {}"),
+    Natural(("city", "location", "place", "town", "destination", "area"), (
+        "<in|in|in|near|at|around|over in|down in|up in|close to|outside|inside|within|right in|all over> {}",
+        "<located|based|somewhere|to be found|happening|situated|set> in {}", "in the <city|town|"
+            "area> of {}"), Values.city),
+    Natural(("name", "person", "user", "customer", "owner", "member"), (
+        "<for|for|of|under the name|named|by the name of|whose name is|called|on behalf of|belonging to|owned by|"
+        "made by|"
+        "about|concerning|in the name of|with the name|that is called> {}",), Values.name),
+    Natural(("recipient", "to", "contact", "receiver"), (
+        "<to|to|to|addressed to|so that it reaches|meant for|and send it to|directed to|going to|off to|"
+        "straight to> {}",),
+        Values.name),
+    Natural(("email", "email_address", "mail"), (
+        "<to|with the email|at|using|with the address|via|with the mail|by mail to|under|reachable at|"
+        "whose email is|email> {}",),
+        Values.email),
+    Natural(("date", "day", "when"), (
+        "<on|on|for|on the date|dated|due|by|starting|from|until|beginning|before|after|as of|not later than|"
+        "planned for> {}",),
         Values.date),
-    Natural(("time", "start_time"), ("at {}", "for {}", "starting at {}", "from {}", "around {}", "at exactly {}"),
-        Values.time),
-    Natural(("id", "code", "reference"), ("with id {}", "number {}", "{}", "with the reference {}", "with code {}",
-        "that has the id {}", "no. {}"), Values.code),
-    Natural(("file", "filename", "file_name"), ("from {}", "in the file {}", "called {}", "to {}", "using the file {}",
-        "named {}"), Values.file),
-    Natural(("query", "keyword", "topic"), ("about {}", "on {}", "matching {}", "for {}", "concerning {}",
-        "regarding {}"), Values.words_phrase),
-    Natural(("text", "message", "content"), ("saying '{}'", "with the text '{}'", ": {}", 'that says "{}"'),
+    Natural(("time", "start_time", "hour"), (
+        "<at|at|for|starting at|from|around|at exactly|beginning at|not before|by|at about|until> {}",), Values.time),
+    Natural(("id", "code", "reference", "number"), (
+        "<with id|number|with the reference|with code|that has the id|no.|with the number|under the code|id|ref|"
+        "having id|"
+        "numbered|with the code|identified by|listed as> {}", "{}"), Values.code),
+    Natural(("file", "filename", "file_name"), (
+        "<from|in the file|called|to|using the file|named|with the file|out of|into|from the file|stored in|"
+        "kept in> {}",),
+        Values.file),
+    Natural(("query", "keyword", "topic", "subject"), (
+        "<about|on|matching|for|concerning|regarding|related to|to do with|dealing with|containing|that mention> {}",),
         Values.words_phrase),
-    Natural(("limit", "max_results", "count"), ("with at most {} results", "limited to {}", "max {}",
-        "with up to {} results"),
-            lambda v: v.integer(1, 99), "integer"),
-    Natural(("price", "amount", "budget"), ("for {} dollars", "at a price of {}", "of {}", "costing {} dollars"),
+    Natural(("text", "message", "content", "note"), (
+        "<saying|with the text|that reads|with the words|reading|stating|with the message|that says|which says> "
+        "<'{}'|\"{}\"|{}>", ": {}"), Values.words_phrase),
+    Natural(("limit", "max_results", "count", "top"), (
+        "<with at most|limited to|max|with up to|no more than|not more than|at most|up to|only|just> {}"
+        "< results| entries| items||>",), lambda v: v.integer(1, 99), "integer"),
+    Natural(("price", "amount", "budget", "cost"), (
+        "<for|at a price of|of|costing|worth|at|below|up to|priced at|for a total of> {}< dollars| euros||>",),
         Values.number, "number"),
-    Natural(("minutes", "duration"), ("for {} minutes", "lasting {} minutes", "of {} minutes", "{} minutes long"),
-            lambda v: v.integer(1, 240), "integer"),
-    Natural(("people", "guests", "seats"), ("for {} people", "for a group of {}", "for {}", "with {} guests"),
-            lambda v: v.integer(1, 40), "integer"),
+    Natural(("minutes", "duration", "length"), (
+        "<for|lasting|of|within|during|over|taking> {} minutes", "{} minutes long", "<in|after> {} minutes"),
+        lambda v: v.integer(1, 240), "integer"),
+    Natural(("people", "guests", "seats", "persons"), (
+        "<for|with|seating|with room for|expecting|that fits> {} <people|guests|persons|of us>", "for a <group|"
+            "party> of {}"),
+        lambda v: v.integer(1, 40), "integer"),
 )  # fmt: skip
 MARKED = (
-    "with {p} {v}", "with {p} {v}", "with {p} {v}", "with the {p} {v}", "{p} {v}", "using {v} as the {p}",
-    "with {v} as {p}",
-    "where the {p} is {v}", "{p} = {v}", "whose {p} is {v}", "and set the {p} to {v}", "with {p}: {v}",
-    "where {p} is {v}",
-    "with {p} set to {v}", "{p}: {v}", "{p} being {v}", "having the {p} {v}", "that has {p} {v}",
-    "the {p} should be {v}",
-    "{v} for {p}", "its {p} is {v}", "({p} {v})", "having {p} {v}", "and the {p} must equal {v}", "the {p} must be {v}",
-    "{p} -> {v}", "take {v} as {p}", "let {p} be {v}", "and for {p} use {v}", "of {p} {v}",
-)  # fmt: skip
-FRAMES = (
-    "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{prefix}{do}{suffix}", "{do}", "{do}.",
-    "{prefix}{do}{suffix}",
-)  # fmt: skip
-OPENERS = (
-    "", "please ", "can you ", "could you go ahead and ", "could you ", "I need you to ", "I want you to ", "hey, ",
-    "would you mind trying to ", "would you ", "now ", "I would like you to ", "hi, can you ", "my request: ",
-    "go and ",
-    "you should ", "let's ", "kindly ", "it is time to ", "can you please ", "could you please ", "I'd like you to ",
-    "would you kindly ", "be so nice and ", "I have to ", "I must ", "help me to ", "help me ", "your next job is to ",
-    "I'd like to ", "we need to ", "we should ", "try to ", "you may now ", "make sure to ", "don't forget to ",
-    "it would be nice to ", "are you able to ", "next, ", "first ", "then ", "the task is to ", "your task: ",
-    "if possible, ", "I was told to ", "is it possible to ", "quickly ", "the user wants to ", "do me a favor and ",
-    "can we ", "could we ", "will you ", "you can ", "just ", "I'm asking you to ",
-)  # fmt: skip
-GREETINGS = (
-    "", "Hi, ", "Hello, ", "Good day, ", "Hey! ", "OK, ", "Well, ", "So, ", "Listen: ", "Hello Sirocco, ", "Alright, ",
-    "Great. ", "Thanks. ", "As said, ", "Hi! ", "Hello! ", "Sirocco, ", "Good morning. ", "To begin with, ", "Um, ",
-    "Dear model, ", "Hi there. ", "Quickly: ", "One more thing: ", "Okay. ", "Hmm, ", "Right, ", "By the way, ",
-)  # fmt: skip
-SUFFIXES = (
-    "", ".", "?", ", if you can.", " please", " for me", ", thanks", ", please.", " now, would you?", " right away",
-    "!",
-    " for me please", ". Thanks!", ", without delay.", "? Thank you.", ", will you?", ", ok?", " soon",
-    " as soon as you can",
-    ". That is all.", " for us", ". I need it.", ", it is urgent.", ". Be quick about it.", ", thank you.",
-    "? I need this.",
-    " at once", ". Please hurry.", ". Much appreciated.", " when you can", ", dear.", " and tell me", ", would you",
-    "...",
-)  # fmt: skip
-ASIDES = (
-    "I am in a hurry.", "My boss is waiting.", "It is raining here.", "I hope that works.", "I forgot how.",
-    "We are late.",
-    "My computer is slow.", "That would be great.", "I have little time.", "You did well before.", "I love this.",
-    "It is for work.", "It is for a friend.", "I did this before.", "Nobody else can.", "This is important.",
-    "I trust you.", "No rush.", "Take your time.", "I am new here.", "It matters to me.", "I will wait.", "Do it well.",
-    "I am on the train.", "We talked about it.", "My hands are full.", "It has to be right.", "I am tired.",
+    "<with|using|having|and|plus|taking|for|at|by|of|under> <the ||||a >{p} <of |set to |equal to |= |: |as |being |"
+    "like |||||>{v}",
+    "<where|whose|and|with|while|if|so that|given that|its> <the ||>{p} "
+    "<is|should be|must be|equals|will be|has to be|needs to be|ought to be|must equal|can be|would be|is set to> {v}",
+    "<use|take|pick|choose|put|make|pass|give|set|enter|insert|write|with|using|having|let> {v} <as|for> <the ||"
+    "its |my >{p}",
+    "<set|put|fix|bring|change|turn|and put|and set|and fix> <the ||its >{p} <to|at|=|to be> {v}",
+    "<and|but|also|then||> <let|make|have|keep> <the ||its >{p} <be|equal|at|as> {v}",
+    "<and||with> <for|as|in> {p} <use|take|put|write|choose|pick|I want|we need|give> {v}",
+    "{p} <=|:|is|equals|being|of||||as|to be> {v}",
+    "{p}<:|=|: |=>{v}", "({p} {v})", "({p}: {v})", "[{p}: {v}]", "<the ||>{p} {v}",
+    "<that has|which has|and has|that needs|that uses> <the |a ||>{p} {v}", "{v} <for|as|=|is> <the ||>{p}",
+    "of {p} {v}", "<with|and> {v} <as its|being the|for its> {p}", "{v} {p}",
 )  # fmt: skip
 DESCRIPTIONS = ("{verb} a {noun}", "{verb} the {noun}", "{verb} {noun} data", "{verb} one {noun}",
 "{verb} a {noun} by its details",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-__all__ = ["Split", "Value", "Values", "held_out", "phrasings", "words"]
+__all__ = ["Split", "Value", "Values", "held_out", "words"]
 
 Split = Literal["train", "test"]
 Value = str | int | float | bool | list[str] | list[int]
@@ -42,6 +41,26 @@ kitten lizard marble nectar otter pepper quiver raven salmon timber urchin valle
 daisy ember fossil ginger hazel iris jasper knight lotus meadow nickel onyx pebble quill robin sparrow tulip
 vessel whisper yogurt zipper bicycle computer keyboard elephant dolphin penguin sandwich chocolate strawberry
 hello world python music letter number planet science history teacher student doctor
+acorn alley almond anthem apron arrow attic badge barrel basin bishop bonfire bracelet branch brass brick brush bucket
+bugle bundle cabin cable canal canyon caravan cellar chapel chariot cheese chest chimney cider circus clover cobalt
+comet
+cookie coral cotton cradle crane crystal cushion dagger dapple dawn delta diary dome donkey drum dune dust echo
+elbow elm
+emerald fabric fern ferry fiddle finch flame flask fleece flute foam fountain fox frost fudge galaxy garlic gate gem
+ghost
+giraffe globe goblet grape gravel grove gull gust hail hammock hawk heron hickory hill hood horn hut icicle ink iron
+jar
+jewel juniper keel kelp kettle kiosk lake lamp lark latch leaf ledge lentil lilac lily linen loft log loom lynx
+maple mast
+melon mint mirage mist moss moth mule mustard nest nettle night noodle nut oak oat oboe olive opal orbit oven owl
+oyster
+paddle palm panda paste peach pear pearl peat petal piano pigeon pillow pine plum poem pond poppy potato prism pumpkin
+puzzle quail quince raft rain raisin ranch reed reef ridge ring roof rope rose ruby rust sail salt sand satin scarf
+seal
+seed shade shell shore silk slate sled smoke snail snow soap sock soup spark spice spoon squid stamp star statue steam
+stork storm straw sugar sunset swan sword syrup table tank tape tea tent thorn tide tiger tile toast torch tower trail
+trout trumpet tulip turtle twig valve vase vault vine wafer wall wave wheat wheel whistle wing wolf wood wool wren
+yard
 """)
 ONSETS = words("""
 b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th
@@ -59,13 +78,6 @@ def held_out(value: object) -> bool:
     return zlib.crc32(str(value).lower().encode()) % 7 == 3
 
 
-def phrasings(options: Sequence[T], split: Split) -> Sequence[T]:
-    """The options a split may use: of four or more, every fifth (starting with the fourth) is for test only."""
-    if len(options) < 4:
-        return options
-    return [option for i, option in enumerate(options) if (i % 5 == 3) == (split == "test")]
-
-
 class Values:
     """A source of random values of one split."""
 
@@ -77,10 +89,6 @@ class Values:
 
     def _mine(self, options: list[str]) -> list[str]:
         return [option for option in options if held_out(option) == (self.split == "test")]
-
-    def phrase(self, options: Sequence[T]) -> T:
-        """One of the phrasings this split may use."""
-        return self.rng.choice(phrasings(options, self.split))
 
     def pseudo(self) -> str:
         """A pronounceable word that means nothing."""
@@ -110,9 +118,9 @@ class Values:
     def word(self) -> str:
         """A lower-case word, real or not."""
         draw = self.rng.random()
-        if draw < 0.4:
+        if draw < 0.6:
             return self.rng.choice(self.words)
-        return self.pseudo() if draw < 0.65 else self.blended() if draw < 0.9 else self.scrambled()
+        return self.pseudo() if draw < 0.8 else self.blended() if draw < 0.97 else self.scrambled()
 
     def name(self) -> str:
         """A person's name."""

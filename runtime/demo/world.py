@@ -5,8 +5,9 @@ from __future__ import annotations
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.lore import RELATIONS, TALK, UNKNOWN
+from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.tools import Tool
-from sirocco.runtime.demo.values import Value, Values, phrasings
+from sirocco.runtime.demo.values import Value, Values
 
 __all__ = ["DONT_KNOW", "NO_TOOL", "decline", "fact", "talk"]
 
@@ -14,6 +15,9 @@ __all__ = ["DONT_KNOW", "NO_TOOL", "decline", "fact", "talk"]
 DONT_KNOW = "I don't know that. I am a small demo model and know only a few facts."
 ANSWERABLE = Tool("population_user_definition_define_dictionary_news_search_web_google_stock_quote_recipe", "", ())
 NO_TOOL = "I can't do that: I have no tool for it."
+
+
+ADDRESS = "<| Sirocco|, Sirocco| today| now| please|, friend| then|, tell me| again|, my friend| there|||||>"
 
 
 def spoken(text: str, values: Values) -> str:
@@ -47,7 +51,7 @@ def spoken(text: str, values: Values) -> str:
 def talk(values: Values) -> Exchange:
     """A round of small talk."""
     _, options, answer = values.rng.choice(TALK)
-    return Exchange("talk", spoken(values.phrase(options), values), answer)
+    return Exchange("talk", spoken(worded(values, [option + ADDRESS for option in options]), values), answer)
 
 
 def fact(values: Values) -> Exchange:
@@ -55,7 +59,7 @@ def fact(values: Values) -> Exchange:
     weights = [len(relation.pairs) for relation in RELATIONS]
     relation = values.rng.choices(RELATIONS, weights)[0]
     subject, value = values.rng.choice(relation.pairs)
-    question = values.rng.choice(phrasings(relation.questions, values.split)).format(subject)
+    question = worded(values, relation.questions).format(subject)
     answer = relation.answer.format(subject, value)
     return Exchange("fact", asked(question, values), answer[0].upper() + answer[1:], facts=(value,))
 
@@ -69,4 +73,4 @@ def decline(values: Values) -> Exchange:
         "word": values.word(),
         "pseudo": values.pseudo(),
     }
-    return Exchange("decline", asked(values.phrase(UNKNOWN).format(**fields), values), DONT_KNOW, absent=(ANSWERABLE,))
+    return Exchange("decline", asked(worded(values, UNKNOWN).format(**fields), values), DONT_KNOW, absent=(ANSWERABLE,))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sirocco.kernels.linear import PackedWeight as Packed
-from sirocco.kernels.linear import pack_linear, packed_linear
+from sirocco.kernels.linear import pack_linear, packed_linear, unpack_linear
 from sirocco.runtime.weights import Loadable, Slot
 
 
@@ -51,14 +51,13 @@ class PackedWeight:
 
     @property
     def num_bytes(self) -> int:
-        rows, columns = self.packed.shape
-        return rows * columns * self.packed.dtype.itemsize
+        return self.packed.num_bytes
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return packed_linear(x, self.packed, bias)
 
     def dense(self) -> Tensor:
-        return self.packed.blocks.to_dense()
+        return unpack_linear(self.packed)
 
 
 def make_weight(tensor: Tensor) -> Weight:

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo import families, lore, schemas
+from sirocco.runtime.demo import documents, families, lore, patterns, schemas, wrappers
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
+from sirocco.runtime.demo.operations import OPERATIONS
+from sirocco.runtime.demo.phrasing import shared, worded
+from sirocco.runtime.demo.programs import printed_by
 from sirocco.runtime.demo.rendering import TEMPLATE, encode, prompt, render
 from sirocco.runtime.demo.tools import Call, Tool, dumps
-from sirocco.runtime.demo.values import Values, held_out, phrasings
+from sirocco.runtime.demo.values import WORDS, Values, held_out
 
 DEMO = TEMPLATE.parent
 
@@ -48,16 +51,40 @@ def test_values_of_the_two_splits_are_disjoint() -> None:
     assert all(held_out(value) for value in drawn["test"])
 
 
-def test_phrasings_of_the_two_splits_are_disjoint() -> None:
-    pools = [schemas.OPENERS, schemas.GREETINGS, schemas.SUFFIXES, schemas.ASIDES, schemas.MARKED, lore.UNKNOWN]
-    pools += [options for _, options, _ in lore.TALK]
-    pools += [family.frames for family in families.FAMILIES] + [relation.questions for relation in lore.RELATIONS]
-    for pool in pools:
-        known, unseen = set(phrasings(pool, "train")), set(phrasings(pool, "test"))
-        assert len(pool) >= 4
-        assert known
-        assert unseen
-        assert not known & unseen - {""}
+FRAMES = {
+    **{family.names: family.frames for family in families.FAMILIES},
+    **{relation.answer: relation.questions for relation in lore.RELATIONS},
+    **{operation.description: operation.frames for operation in OPERATIONS},
+    **{signature: [patterns.LINK + frame for frame in frames] for signature, frames in patterns.PATTERNS.items()},
+    "marked": schemas.MARKED,
+    "unknown": lore.UNKNOWN,
+    "read": documents.LAYOUTS,
+    "copy": documents.REPEATS,
+    "json": documents.JSON_FRAMES,
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_training_and_test_share_no_wording(name: str) -> None:
+    train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
+    known = {worded(train, FRAMES[name]) for _ in range(60)}
+    unknown = {worded(test, FRAMES[name]) for _ in range(20)}
+    assert known
+    assert unknown
+    assert not known & unknown
+
+
+def test_what_surrounds_a_request_in_training_leaves_some_for_test() -> None:
+    train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
+    known = {shared(train, wrappers.OPENERS) for _ in range(4000)}
+    assert {shared(test, wrappers.OPENERS) for _ in range(400)} - known
+
+
+def test_programs_are_judged_by_what_they_print() -> None:
+    found = printed_by(
+        ["print(2 + 3)", "print( 3+2 )", "print(sum([2, 3]))", "import os", "while True: pass", "print(open)"]
+    )
+    assert found == ["5\n", "5\n", "5\n", None, None, None]
 
 
 def test_held_out_schemas_are_not_in_training() -> None:
@@ -72,6 +99,9 @@ def test_held_out_schemas_are_not_in_training() -> None:
     trained = {name for family in families.FAMILIES for name in family.names.split("|")}
     unseen = {name for family in families.HELD_OUT_FAMILIES for name in family.names.split("|")}
     assert not trained & unseen
+    (verbs, nouns), (new_verbs, new_nouns) = patterns.VOCABULARY["train"], patterns.VOCABULARY["test"]
+    assert not set(new_verbs) & {*verbs, *schemas.VERBS}
+    assert not set(new_nouns) & {*nouns, *schemas.NOUNS, *WORDS}
     declared = {tool.name for talk in talks(400) for tool in talk.tools}
     assert not declared & unseen
 

@@ -1,0 +1,93 @@
+"""Compiles the C++ kernels for this machine's processor, once: the library is cached by all that it depends on."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SOURCES = Path(__file__).parent
+_FLAGS = (
+    *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-fopenmp", "-fPIC", "-shared"),
+)
+_SECONDS = 120  # for a compiler that never ends
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: `$SIROCCO_CACHE`, else in the user's cache folder."""
+    if folder := os.environ.get("SIROCCO_CACHE"):
+        return Path(folder) / "native"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sirocco" / "native"
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where `SIROCCO_NATIVE=0`, where there is no compiler, or where it fails (logged once).
+
+    Call it after torch is imported: kernels share the thread pool of torch's OpenMP library.
+    """
+    if os.environ.get("SIROCCO_NATIVE") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(compiled()))
+    except FileNotFoundError:
+        logger.info("no C++ compiler found: the CPU runs torch's operators, which are slower")
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        logger.warning("the CPU kernels could not be compiled, torch's operators run instead: %s", said.strip()[-500:])
+    return None
+
+
+def compiled() -> Path:
+    """The library's file, compiled if it is not in the cache.
+
+    Raises FileNotFoundError without a compiler, subprocess.SubprocessError if it fails, OSError where nothing can be
+    written.
+    """
+    compiler = _compiler()
+    command = [compiler, *_FLAGS, _target_flag()]
+    sources = sorted(_SOURCES.glob("*.cpp"))
+    content = [path.read_bytes() for path in (*sources, *sorted(_SOURCES.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*content, " ".join(command).encode(), _machine()])).hexdigest()[:20]
+    folder = cache_folder()
+    path = folder / f"kernels-{key}.so"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.info("compiling the CPU kernels, once for this machine")
+    # Another process may be at it too: each writes a file of its own, and the last rename wins.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        part = Path(scratch) / path.name
+        arguments = [*command, *map(str, sources), "-o", str(part)]
+        subprocess.run(arguments, capture_output=True, text=True, timeout=_SECONDS, check=True)
+        part.replace(path)
+    return path
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise FileNotFoundError("no C++ compiler")
+
+
+def _target_flag() -> str:
+    return "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
+
+
+def _machine() -> bytes:
+    """What `native` stands for: a home folder may be shared by machines of different kinds."""
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+        return "\n".join(sorted(kept)).encode()
+    return f"{platform.machine()} {platform.processor()}".encode()

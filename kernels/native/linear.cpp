@@ -1,0 +1,95 @@
+// y = x W^T in bfloat16 with float32 sums, for any number of rows, over weights laid out once.
+//
+// A weight [N, K] is kept as panels of 32 outputs, [N / 32][K / 2][32][2]: a pair of inputs against 32 outputs is two
+// registers, and each step reads every panel once, in order. A sum runs over k in order whatever the number of rows is:
+// rows computed together and alone are equal bit by bit.
+
+#include "tile.h"
+
+#include <omp.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+constexpr i64 AHEAD = 2048;  // elements, 4 KiB: the processor's own prefetch ends with a page
+constexpr i64 MANY = 64;     // rows from which on reading inputs costs more than reading weights again
+
+i64 panels_of(i64 n) { return (n + 2 * PANEL - 1) / (2 * PANEL) * 2; }  // tiles of few rows take two at a time
+}
+
+extern "C" {
+
+// Whether products run on bfloat16 registers.
+int sirocco_has_dot() { return HAS_BF16_DOT; }
+
+// Elements of a laid out weight [n, k].
+i64 sirocco_packed_size(i64 n, i64 k) { return panels_of(n) * PANEL * k; }
+
+// Lay w [n, k] out, k even; outputs past n are zero.
+void sirocco_pack(const bf16* w, i64 n, i64 k, bf16* out, int threads) {
+    i64 panels = panels_of(n), pairs = k / 2;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    // A step reads every weight once: fewer pages, fewer walks.
+    uintptr_t page = 2 << 20, begin = (uintptr_t(out) + page - 1) / page * page;
+    uintptr_t end = (uintptr_t(out) + uintptr_t(panels * PANEL * k) * 2) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 p = 0; p < panels; p++) {
+        bf16* to = out + p * pairs * 2 * PANEL;
+        for (i64 j = 0; j < PANEL; j++) {
+            const bf16* from = w + (p * PANEL + j) * k;
+            bool there = p * PANEL + j < n;
+            for (i64 i = 0; i < pairs; i++) {
+                to[i * 2 * PANEL + 2 * j] = there ? from[2 * i] : 0;
+                to[i * 2 * PANEL + 2 * j + 1] = there ? from[2 * i + 1] : 0;
+            }
+        }
+    }
+}
+
+// The inverse of sirocco_pack.
+void sirocco_unpack(const bf16* packed, i64 n, i64 k, bf16* out) {
+    for (i64 j = 0; j < n; j++)
+        for (i64 i = 0; i < k; i++)
+            out[j * k + i] = packed[(j / PANEL) * PANEL * k + (i / 2) * 2 * PANEL + 2 * (j % PANEL) + i % 2];
+}
+
+// y [m, n] = x [m, k] times the laid out weight, plus bias [n] or none; y is float32 if `wide_out`, else bfloat16.
+void sirocco_linear(const bf16* x, i64 ldx, i64 m, i64 k, const bf16* packed, i64 n, const bf16* bias, void* y, i64 ldy,
+                    int wide_out, int threads) {
+    i64 pairs = k / 2;
+    bool flat = m <= FLAT || m > MANY;
+    i64 span = flat ? 2 * PANEL : PANEL, strips = panels_of(n) * PANEL / span, most = flat ? FLAT : TALL;
+    if (m * n * k < (1 << 18)) threads = 1;  // waking a thread takes longer
+#pragma omp parallel num_threads(threads)
+    {
+        i64 first, last;
+        share(strips, omp_get_thread_num(), omp_get_num_threads(), first, last);
+        alignas(64) float sums[FLAT * 2 * PANEL], added[2 * PANEL];
+        for (i64 column = first * span; column < std::min(last * span, n); column += span) {
+            const bf16* strip = packed + column * k;
+            i64 width = std::min(span, n - column);
+            for (i64 j = 0; j < width; j++) added[j] = bias ? wide(bias[column + j]) : 0.0f;
+            for (i64 row = 0, rows; row < m; row += rows) {
+                rows = tile_rows(row, m, most);
+                // The first rows read the weights from memory; later ones fetch the next strip behind the arithmetic.
+                const bf16* next = row == 0 ? strip + AHEAD : strip + span * k;
+                (flat ? flat_tile : tall_tile)(rows, x + row * ldx, ldx, strip, pairs, next, sums);
+                for (i64 r = 0; r < rows; r++) {
+                    const float* sum = sums + r * span;
+                    if (wide_out) {
+                        float* to = static_cast<float*>(y) + (row + r) * ldy + column;
+                        for (i64 j = 0; j < width; j++) to[j] = sum[j] + added[j];
+                    } else {
+                        bf16* to = static_cast<bf16*>(y) + (row + r) * ldy + column;
+                        for (i64 j = 0; j < width; j++) to[j] = narrow(sum[j] + added[j]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,341 @@
+"""Requests whose values stand anywhere in the sentence, for functions made of many English words."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.phrasing import worded
+from sirocco.runtime.demo.results import invent, report
+from sirocco.runtime.demo.schemas import NOUNS, VERBS
+from sirocco.runtime.demo.tools import Call, Parameter, Tool
+from sirocco.runtime.demo.values import WORDS, Split, Value, Values, words
+from sirocco.runtime.demo.wrappers import polite, question
+
+__all__ = ["patterned"]
+
+ACTIONS = words("""
+accept activate adapt adjust admit adopt advise align allocate announce apply appoint approve assemble assess attach
+attract award balance ban bill bless block boil boost bounce brew broadcast build bundle burn call capture carry carve
+catch celebrate certify charge chase claim clean climb collect color combine complete confirm connect consult cook
+copy
+correct cover craft cross cut dance deal debate declare decorate defend deliver demand deny deposit describe design
+detect develop dig dilute direct discuss dispatch display dispose distribute divide donate drain draw dress drill
+drive
+dry dump earn edit elect empty enable encode encourage enforce enjoy enlarge enter escort establish estimate evaluate
+examine exchange exclude expand expect explain explore extend extract face fasten feed fetch fill film filter finance
+fire fit fix flag flush focus fold forward frame free freeze fund gather generate grant greet grind group guard guess
+guide handle hang harvest heat hide hire hold host hunt identify ignore illustrate import improve increase inform
+inject
+install insure introduce invent invest invite iron isolate issue join judge jump keep kick knock label land launch
+lead
+lease lend lift limit link load lower mail maintain manage map mark match melt mend merge mix monitor mount move
+multiply
+negotiate nominate notify observe obtain occupy offer operate order organize own pack paint park pass patch pause pay
+peel perform permit photograph pick plant pour practise praise predict prepare present preserve press process produce
+program promise promote protect prove provide pull pump punish purchase push queue question quit quote race raise
+range
+reach recharge recommend record recycle reduce refill refine refuse regulate reject release relocate remind render
+renew
+rent repeat replace report request rescue reset resolve restart restore restrict review reward rinse rotate sail
+sample
+scale scan scatter sculpt seal secure seize select sell serve settle sew shake shape share sharpen shift ship shorten
+shut sign simulate sketch slice smooth solve sort spell split sponsor spray spread squeeze stack stamp store stretch
+submit subtract supply support suspend swap sweep switch tag taste teach tear tell test throw tie toast touch tow
+trade
+train transfer transport treat trim tune twist unlock unpack update use vaccinate validate value visit wait walk warm
+warn wash watch wax weigh weld whip widen wipe wrap
+""")
+THINGS = words("""
+accident account actor agenda agreement aircraft airport alert allowance ambulance animation apartment appeal aquarium
+archive arena armor article artwork asset assignment athlete attendance auction audience balcony ballot bandage banner
+bargain barrier bedroom bench benefit beverage bill blend blog blueprint boat boiler bond bonus booth border boundary
+bouquet breakfast broadcast brochure bulletin cafe cage cake campsite canvas cargo carriage cartoon casting catalog
+cattle ceiling ceremony certificate chain chair challenge channel chapter charity chart checklist chorus cinema
+circuit
+claim class client clinic clock closet clothing coach coast code coffee collar collection college column comedy
+committee
+company complaint concert condition conference connection contest conveyor cottage counter courier court crew crop
+cruise
+cure curve cushion cylinder dairy deadline deal debate debt deck decision delivery demo dentist deposit desk dessert
+detail diagram diet dinner diploma discussion dish display district donation dosage draft drawing drill drink driver
+duty editor effect election embassy employee entry equipment error escort estate estimate evidence exhibit expedition
+expert export extension fabric fair farm fashion favor feature fee fence festival fiction field figure filter fine
+fleet
+flat floor forecast form formula foundation frame freight fridge fruit function funding furniture gadget gallery
+garage
+garment gate glass goal grade graph greenhouse grill grocery ground guard guest guideline gym habit hall handbook
+harvest
+headline heater hedge helmet highway hobby hose host hospital household husband idea illness income index industry
+ingredient inquiry insect inspection instruction insurance interest interior interview inventory investment jacket jet
+joint journal journey judge juice junction kennel kit kitchen label laboratory labor land lane laptop lawn lawyer
+layer
+lease lecture legend lens lesson letter lever licence lift line link liquid litter load locker lodge logo lounge
+luggage
+lunch mail manager manual margin marina market massage match matter mechanic medal memory mentor menu message metal
+meter
+microscope mill mineral mirror mission mixture module monitor monument mortgage motor movie mural muscle needle
+network
+nurse object offer office opera operator option orchard outfit oven package palace panel parade parcel park parliament
+partner party passenger patch path patrol pattern pavement penalty pension performance permit picnic pipe pitch plan
+planet plate platform plot poem policy pool population portrait position poster pot powder practice prescription
+present
+press prize process program promise proposal protein protocol province puppet purchase pyramid quarter queue quiz race
+rack radar radio rail range rank receipt record refugee region register relay remedy report request rescue reservation
+resort response restaurant result return reward rhythm rifle river road rocket role roll roster round route routine
+sauce sauna saving scale scene scheme school scope screen script sculpture season seat section sector seminar sensor
+sequence series service session settlement shade shaft shelf shelter shift ship shipment shirt shop shower shuttle
+sign
+signal site sketch skill slide slot snack socket software soil solution speaker species speech spell sport spot spray
+squad stadium staff stage stair stall station statement step stock stop storage store story stove strategy stream
+street
+strike studio style suit surface surgery survey suspect switch symbol symptom syrup system tablet tactic tail target
+task
+taste tax tea temple tenant term terminal theater theory therapy ticket tile timber timetable tip tissue title toilet
+tool topic tour towel track trade tradition traffic trail trailer treasure treat treaty trend trial tribe trick trip
+truck trunk tube tunnel turbine tutor uniform union unit update upgrade valve van vehicle venture verdict version
+victim
+video view village visa visit visitor voice volunteer voucher wage wall wardrobe watch waste weapon weight well wheel
+window wine winner wire witness worker workshop wound yard zone
+""")
+UNITS = words("""
+hours days weeks months minutes seconds liters grams kilos pounds percent degrees dollars euros points steps pages
+copies
+pieces bottles boxes bags cups spoons drops rows meters feet inches miles watts volts rounds times units persons
+people
+guests tickets coins stars shares votes lines words items rolls sheets doses blocks floors tons nights laps calories
+""")
+LOOKS = words(
+    "bright dark clean warm cold wide open closed quiet loud soft hard long short ready safe free busy full new"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A kind of value: the names that a parameter for it may have, and its JSON type."""
+
+    names: tuple[str, ...]
+    value: Callable[[Values], Value]
+    type: str = "string"
+
+
+def slot(names: str, value: Callable[[Values], Value], kind: str = "string") -> Slot:
+    """A slot whose names are the words of a text."""
+    return Slot(tuple(words(names)), value, kind)
+
+
+SLOTS = {
+    "place": slot("city location place town area region district address venue site country spot destination village "
+                  "capital office base home market", Values.city),
+    "from": slot("from origin start source from_city departure start_point pickup begin here first_city left",
+        Values.city),
+    "goal": slot("to destination end target to_city arrival end_point there second_city drop goal right", Values.city),
+    "person": slot("name person user customer owner client guest member employee student patient player author driver "
+                   "teacher friend worker winner buyer seller visitor recipient", Values.name),
+    "fullname": slot("full_name person artist author actor manager director name contact", Values.full_name),
+    "thing": slot("item product object room color material animal dish tool plant part word label category type kind "
+                  "topic group theme target zone device machine subject thing", Values.word),
+    "other": slot("second other with partner match extra replacement new_item addition option alternative",
+        Values.word),
+    "title": slot("title text note message description reason subject content summary headline comment query caption "
+                  "question goal purpose remark", Values.words_phrase),
+    "code": slot("id code number reference order_id serial key ticket_id invoice tracking_id barcode account",
+        Values.code),
+    "count": slot("count amount number quantity level size value limit total length duration score weight",
+                  lambda v: v.integer(1), "integer"),
+    "amount": slot("amount price cost sum total value fee budget salary money payment", Values.number, "number"),
+    "date": slot("date day when due_date deadline on start_date", Values.date),
+    "time": slot("time at hour start_time when begin", Values.time),
+    "file": slot("file path filename document source file_name input", Values.file),
+    "email": slot("email mail address email_address contact to", Values.email),
+}  # fmt: skip
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "": ("{verb} <the|a|my|this|our|that|one|> {noun}", "{verb} <it all|everything|something> <with|for|"
+        "about> the {noun}",
+         "<how is|what about|where is|when is|who has> <the|my|our> {noun}"),
+    "place": ("{verb} the {noun} <in|of|at|for|near|from|around> {0}", "what is the {noun} <of|in|for|at|near> {0}",
+              "which {noun} <does {0} have|is in {0}|belongs to {0}|can I find in {0}|is the best in {0}>",
+              "<how is|where is|when is|who runs> the {noun} <in|of|at> {0}", "{noun} <of|for|in|at> {0}",
+              "{verb} {0}", "is there a {noun} <in|near|at|around> {0}", "I need <the|a> {noun} <in|for|of> {0}"),
+    "thing": ("{verb} the {0} <{noun}|>", "{verb} {0}", "{verb} the {noun} <of|called|named|for|in> <the ||>{0}",
+              "what {noun} <fits|suits|goes with|has|is> <the ||>{0}", "<make|keep|get> the {0} {noun} {look}",
+              "which {noun} <can I use for|is made of|needs|has> {0}", "I <want|need> <a|the|some> {0} {noun}"),
+    "person": ("{verb} {0}", "{verb} {0}'s {noun}", "{verb} the {noun} <of|for|by|from> {0}",
+               "what {noun} does {0} <have|need|want|like|own>", "<give|bring|hand|offer|get> {0} <a|the|some> {noun}",
+               "<how good|how big|how old|where> is {0}'s {noun}", "does {0} have a {noun}", "{verb} {0} <as|for|"
+                   "in> <the|a> {noun}"),
+    "fullname": ("{verb} {0}", "{verb} the {noun} <of|by|with|from> {0}", "which {noun} <is by|belongs to|has> {0}"),
+    "code": ("{verb} <the ||my ||>{noun} {0}", "{verb} <the|my|our> {noun} <with the number|numbered|with code|"
+        "number|no.|"
+             "with the id|with reference|listed as> {0}", "where is <the ||my >{noun} {0}",
+             "has <the ||my >{noun} {0} <arrived|changed|ended|come in|left>", "what <happened to|"
+                 "is> {noun} {0}", "{verb} {0}"),
+    "title": ("{verb} {0}", "{verb} the {noun} <called|titled|named|> {0}", "{verb} <a|the|one|my> {noun} "
+              "<about|on|for|that says|with the words> {0}", "{verb} <a|the> {noun}: {0}", "which {noun} is about {0}"),
+    "count": ("{verb} {0} {unit}", "{verb} the {noun} <for|by|to|after|with|in|at|of> {0} {unit}",
+              "make the {noun} {0} {unit} <long|wide|high|deep|{look}>", "{verb} the {noun} {0} times",
+              "<set|put|keep|hold> the {noun} <to|at> {0}< {unit}||>", "{verb} {0} <of the|more|new> {noun}s"),
+    "amount": ("{verb} <the|a|my> {noun} <of|for|at|worth|with> {0}< dollars| euros||>", "{verb} {0}< dollars|"
+        " euros||>",
+               "<pay|save|send|take> {0} <for|from|on> the {noun}", "what {noun} do I get <for|with> {0}"),
+    "date": ("{verb} the {noun} <on|for|of|by|until|from> {0}", "what {noun} is <on|due on|planned for> {0}",
+             "is there a {noun} on {0}", "{noun} <on|for|of> {0}"),
+    "file": ("{verb} <the ||>{0}", "{verb} the {noun} <in|from|of|to|inside> {0}", "which {noun} is in {0}",
+             "{verb} the {noun} <and save it in|using|with> {0}"),
+    "email": ("{verb} <a|the> {noun} <to|for|with|using|from> {0}", "{verb} {0}", "<put|write> {0} <on|"
+        "into> the {noun}"),
+    "from goal": ("{verb} <a|the|my> {noun} from {0} to {1}", "I need a {noun} from {0} to {1}", "{verb} {0} <and|"
+        "with|to> {1}",
+                  "how many {unit} are <between {0} and {1}|from {0} to {1}>", "<find|get> me <a|the> {noun} <from|"
+                      "leaving> {0} "
+                  "<to|for|towards|going to> {1}", "is there a {noun} <between {0} and {1}|from {0} to {1}>",
+                  "{verb} the {noun} <of|in|at> {0} <to|with> {1}"),
+    "person count": ("{verb} {0} {1} {unit}", "give {0} {1} {unit}< of {noun}||>", "{verb} {1} {unit} <to|from|for|"
+        "of> {0}",
+                     "{verb} {0}'s {noun} <with|by|for|at> {1}< {unit}||>", "{verb} {0} <for|with|by> {1} {unit}",
+                     "{0} <needs|wants|gets|has> {1} {unit}, {verb} <it|them>", "<add|put> {1} {unit} to {0}'s {noun}",
+                     "{verb} the {noun} of {0} <for|with|at|by> {1}< {unit}||>"),
+    "thing count": ("{verb} the {0} <{noun} ||><with|by|for|to|after|at> {1} {unit}", "{verb} {1} {unit} of {0}",
+                    "I <did|had|made|used|want|got> {1} {unit} of {0}, {verb} <it|them>", "{verb} {1} {0}",
+                    "use {1} {unit} to {verb} the {0}", "<put|set|turn|bring> the {noun} of {0} <at|to> {1}",
+                    "<turn|set|move> the {0} <{noun} ||>to {1} {unit}", "make the {0} <{noun} ||>{1} {unit} {look}",
+                    "give the {0} {1} {unit} of {noun}", "the {0} needs {1} {unit}, {verb} it", "write down {1} "
+                        "{unit} of {0}"),
+    "place count": ("{verb} a {noun} <in|at|from|near> {0} for {1} {unit}", "I need a {noun} <at|in|"
+        "near> {0} for {1} {unit}",
+                    "<get|find|book> me a {noun} <in|at|near> {0}<,| for| with> {1} {unit}",
+                    "{verb} {1} {unit} <in|at|to|from> {0}", "{verb} {0} for {1} {unit}"),
+    "thing place": ("{verb} <a|the|some> {0} {noun} <in|from|at|near> {1}", "which {noun} in {1} <has|sells|treats|"
+        "makes|needs> {0}",
+                    "I need a {noun} for {0} in {1}", "where <in|around> {1} <is|can I get> <the|a|some> {0}",
+                    "{verb} {0} <in|to|at|from|for> {1}", "look for <a|the> {0} {noun} <in|near|around> {1}"),
+    "amount title": ("{verb} a {noun} of {0} for {1}", "I <spent|paid|got|lost> {0} <on|for> {1}, {verb} it",
+                     "{verb} {0} <dollars |euros ||><for|on|spent on|towards> {1}", "the {noun} for {1} <is|was|"
+                         "cost> {0}, {verb} it"),
+    "person amount": ("{verb} {0} {1} <dollars|euros|>", "{verb} {1} <dollars |euros ||><from|to|for> {0}",
+                      "{verb} the {noun} of {0} <with|for|by|at> {1}", "{0} <owes|paid|gets|pays> {1}, {verb} <it|"
+                          "that>",
+                      "{verb} {1} to the {noun} of {0}"),
+    "person title": ("{verb} the {noun} {1} <by|of|from|for> {0}", "{verb} {0}'s {noun} {1}", "{verb} {0} <for|"
+        "about|because of> "
+                     "the {noun} {1}", "<give|tell|send> {0} <the|a> {noun}: {1}", "{verb} {1} <written by|made by|"
+                         "from|to> {0}"),
+    "person date": ("{verb} {0} <on|for|until|by> {1}", "{verb} {0}'s {noun} <on|for|"
+        "of> {1}", "{verb} a {noun} <for|with> {0} on {1}",
+                    "what {noun} does {0} have on {1}"),
+    "place date": ("{verb} the {noun} <in|at|of> {0} <on|for> {1}", "when is the {noun} <in|at> {0} on {1}",
+                   "{noun} <in|at> {0} on {1}", "what is the {noun} <in|at|"
+                       "of> {0} on {1}", "is there a {noun} in {0} on {1}"),
+    "thing other": ("{verb} {0} <and|with|or> {1}", "{verb} the {noun} <of|from> {0} <to|with|and> {1}",
+                    "what <do I get|comes out|happens> <from|with> {0} and {1}", "{verb} <the ||>{0} {noun} with {1}",
+                    "{verb} the {noun}s {0} and {1}", "<swap|change|trade> the {0} {noun} for <a ||>{1}"),
+    "code date": ("{verb} {noun} {0} <on|by|until|to|for> {1}", "<move|shift> {noun} {0} to {1}",
+                  "{verb} the {noun} <with number|number|with id> {0} <on|for|by> {1}"),
+    "code count": ("{verb} {noun} {0} <by|with|for|to> {1}< {unit}||>", "{verb} {1} {unit} <to|from|of> {noun} {0}",
+                   "<add|give> {1} {unit} to {0}"),
+    "title time": ("{verb} {0} at {1}", "{verb} <a|the|my> {noun} <about|called|for> {0} at {1}", "at {1} {verb} {0}"),
+    "file title": ("{verb} {1} <to|in|into> {0}", "{verb} the {noun} {1} in {0}", "<put|write|store> {1} <into|"
+        "in> <the ||>{0}"),
+    "place date count": ("{verb} a {noun} in {0} on {1} for {2} {unit}", "I need {2} {unit} in {0} <on|from> {1}",
+                         "{verb} {2} {unit} <at|in> {0} for {1}", "on {1} {verb} a {noun} in {0} for {2} {unit}"),
+    "from goal count": ("{verb} a {noun} from {0} to {1} for {2} {unit}", "I need a {noun} from {0} to {1}<,| for|"
+        " with> {2} {unit}",
+                        "<take|bring|send> {2} {unit} from {0} to {1}", "{verb} {2} {unit} <of {noun} ||"
+                            ">from {0} to {1}"),
+    "person thing count": ("{verb} {2} {1} <to|for> {0}", "{verb} {0} {2} {unit} of {1}", "{0} <wants|needs|"
+        "gets> {2} {unit} of {1}, {verb} it",
+                           "{verb} {2} {unit} of {1} <for|to|from> {0}"),
+    "person place date": ("{verb} {0} <in|at|"
+                          "to> {1} on {2}", "{verb} a {noun} for {0} in {1} on {2}", "on {2} {verb} {0} <in|to> {1}"),
+    "thing amount place": ("{verb} the {0} for {1} in {2}", "{verb} {0} <at|for|under> {1} <dollars|euros|> <in|"
+        "near> {2}",
+                           "I <want|need> <a|the|some> {0} for {1} in {2}"),
+}  # fmt: skip
+LINK = "<|||||||then |also |quickly |again >"
+DESCRIPTIONS = ("{V} a {noun}", "{V} the {noun}", "{V} {noun}s", "{V} one {noun} by {p}", "Tool to {verb} a {noun}", "",
+                "The {noun} of a {p}", "{V} {noun} with {p}", "Lets you {verb} {noun}s", "Information about a {noun}",
+                "{V} something", "Handle the {noun}")  # fmt: skip
+QUESTIONS = (
+    "what ",
+    "which ",
+    "how ",
+    "where ",
+    "when ",
+    "who ",
+    "has ",
+    "is ",
+    "does ",
+    "can ",
+    "do ",
+    "did ",
+    "at ",
+    "on ",
+)
+
+
+def vocabulary(listed: list[str], other: set[str], schemas: Split) -> list[str]:
+    """The words that functions of one side of the schema split are called by; test has none of `other`."""
+    chosen = [w for w in listed if (zlib.crc32(f"function {w}".encode()) % 7 == 4) == (schemas == "test")]
+    return [w for w in chosen if schemas == "train" or w not in other]
+
+
+VOCABULARY: dict[Split, tuple[list[str], list[str]]] = {
+    schemas: (vocabulary(ACTIONS, set(VERBS), schemas), vocabulary(THINGS, {*NOUNS, *WORDS}, schemas))
+    for schemas in ("train", "test")
+}
+
+
+def named(verb: str, noun: str, values: Values) -> str:
+    """A function's name."""
+    rng = values.rng
+    form = rng.randrange(10)
+    if form < 6:
+        return f"{verb}_{noun}"
+    if form < 8:
+        return (f"{noun}_{verb}", f"{verb}{noun.capitalize()}", f"{noun}.{verb}", f"{noun}-{verb}")[rng.randrange(4)]
+    return f"{verb}_{noun}s" if form == 8 else noun if rng.random() < 0.5 else f"{verb}_the_{noun}"
+
+
+def patterned(values: Values, schemas: Split) -> Exchange:
+    """One request for one function; its verb and noun are common words, coined in part of the training."""
+    rng = values.rng
+    verbs, nouns = VOCABULARY[schemas]
+    coined = values.split == "train" and schemas == "train"
+    verb = values.word() if coined and rng.random() < 0.12 else rng.choice(verbs)
+    noun = values.word() if coined and rng.random() < 0.2 else rng.choice(nouns)
+    unit = rng.choice(UNITS)
+    signature = rng.choice(list(PATTERNS))
+    frame = worded(values, [LINK + pattern for pattern in PATTERNS[signature]])
+    asks = frame.removeprefix("then ").removeprefix("also ").removeprefix("again ").startswith(QUESTIONS)
+    if "{unit}" in frame and "{noun}" not in frame and "{verb}" not in frame:
+        noun = unit  # what the request speaks of has to be in the function's name
+    # A name need not say what the request says: one of verb and noun is enough to find the function.
+    spoken = rng.choice(verbs) if "{noun}" in frame and rng.random() < 0.25 else verb
+    called = rng.choice(("get", "find", "check", "look_up", verb)) if asks or "{verb}" not in frame else verb
+    parameters: list[Parameter] = []
+    arguments: dict[str, Value] = {}
+    said: list[str] = []
+    for kind in signature.split():
+        entry = SLOTS[kind]
+        free = [name for name in entry.names if name not in arguments]
+        name = unit if kind == "count" and "{unit}" in frame and rng.random() < 0.4 else rng.choice(free)
+        if coined and rng.random() < 0.1:
+            name = f"{rng.choice(nouns)}_{name}" if rng.random() < 0.5 else values.word()
+        value = entry.value(values)
+        parameters.append(Parameter(name, "number" if entry.type == "integer" and rng.random() < 0.3 else entry.type))
+        arguments[name] = value
+        quoted = isinstance(value, str) and kind in ("thing", "title", "other") and rng.random() < 0.15
+        said.append(f'"{value}"' if quoted else str(value))
+    if len(arguments) < len(parameters):
+        return patterned(values, schemas)
+    clause = frame.format(*said, verb=spoken, noun=noun, unit=unit, look=rng.choice(LOOKS)).strip()
+    told = rng.choice(DESCRIPTIONS).format(
+        V=verb.capitalize(), verb=verb, noun=noun, p=parameters[0].name.replace("_", " ") if parameters else "name"
+    )
+    tool = Tool(named(called, noun, values), told, tuple(rng.sample(parameters, len(parameters))))
+    results = (invent(values),)
+    answer, facts = report(results)
+    request = question(values, clause) if asks else polite(values, clause)
+    return Exchange("pattern", request, answer, (Call(tool.name, arguments),), results, facts, (tool,))

@@ -1,0 +1,177 @@
+"""The C++ kernels against float64, and what happens where they cannot be compiled."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from sirocco.kernels.activation import geglu, swiglu
+from sirocco.kernels.attention import AttentionBatch, paged_attention_torch
+from sirocco.kernels.backend import use_native
+from sirocco.kernels.linear import pack_linear, packed_linear, unpack_linear
+from sirocco.kernels.native import build, ops
+from sirocco.kernels.rope import rope_tables
+
+pytestmark = pytest.mark.skipif(not ops.available(), reason="no C++ compiler")
+BF16 = torch.bfloat16
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape).to(BF16)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 6, 7, 13, 40])
+@pytest.mark.parametrize(("num_out", "num_in"), [(64, 32), (97, 46), (8, 2), (200, 640)], ids=str)
+def test_linear(num_rows: int, num_out: int, num_in: int) -> None:
+    x, weight, bias = randn(num_rows, num_in), randn(num_out, num_in), randn(num_out)
+    expected = x.double() @ weight.double().T + bias.double()
+    assert_close(ops.linear(x, ops.pack(weight), num_out, bias).double(), expected, rtol=4e-3, atol=4e-3)
+    wide = ops.linear(x, ops.pack(weight), num_out, bias, torch.float32)
+    assert wide.dtype is torch.float32
+    assert_close(wide.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_row_is_the_same_alone_and_among_others() -> None:
+    x, packed = randn(45, 256), ops.pack(randn(130, 256))
+    together = ops.linear(x, packed, 130, None)
+    for count in (1, 2, 3, 5, 6, 7, 16):
+        assert torch.equal(ops.linear(x[:count], packed, 130, None), together[:count])
+
+
+def test_linear_takes_rows_that_lie_apart() -> None:
+    x, weight = randn(9, 128)[:, :64], randn(70, 64)
+    assert torch.equal(
+        ops.linear(x, ops.pack(weight), 70, None), ops.linear(x.contiguous(), ops.pack(weight), 70, None)
+    )
+    assert ops.linear(x.view(3, 3, 64), ops.pack(weight), 70, None).shape == (3, 3, 70)
+
+
+@pytest.mark.skipif(not ops.has_products(), reason="no products of bfloat16 on this processor")
+def test_a_packed_weight_unpacks() -> None:
+    weight = randn(75, 38)
+    packed = pack_linear(weight)
+    assert not isinstance(packed, Tensor)
+    assert packed.native
+    assert torch.equal(unpack_linear(packed), weight)
+    odd = pack_linear(randn(75, 37))  # pairs of inputs are what is multiplied
+    assert isinstance(odd, Tensor) or not odd.native
+    x = randn(2, 37)
+    assert odd is not None
+    if not isinstance(odd, Tensor):
+        assert packed_linear(x, odd).shape == (2, 75)
+
+
+@pytest.mark.parametrize("width", [1, 31, 256])
+def test_norms(width: int) -> None:
+    x, residual, weight = randn(7, 2 * width)[:, :width], randn(7, width), randn(width)
+    total = (x.double() + residual.double()).to(BF16)
+    out, stream = ops.add_rms_norm(x, residual, weight, 1e-6)
+    assert torch.equal(stream, total)
+    for got, read in ((out, total), (ops.rms_norm(x, weight, 1e-6), x)):
+        wide = read.double()
+        expected = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * weight.double()
+        assert_close(got.double(), expected, rtol=8e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_rows", [1, 300])
+def test_gates(num_rows: int) -> None:
+    gate_up = randn(num_rows, 2 * 131) * 4
+    gate_up[0, :4] = torch.tensor([-90.0, 90.0, -1e4, 1e4])
+    gate, up = gate_up.double().chunk(2, -1)
+    assert_close(swiglu(gate_up).double(), torch.nn.functional.silu(gate) * up, rtol=8e-3, atol=1e-5)
+    expected = torch.nn.functional.gelu(gate, approximate="tanh") * up
+    assert_close(geglu(gate_up, tanh=True).double(), expected, rtol=8e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary_dim", [None, 16, 32])
+@pytest.mark.parametrize("normed", [False, True])
+def test_norm_rope_write(
+    interleaved: bool, rotary_dim: int | None, normed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sirocco.kernels import kv
+
+    qkv, slots = randn(9, (4 + 2 * 2) * 32), torch.randperm(48)[:9]
+    slots[4] = -1
+    weights = (randn(32), randn(32)) if normed else (None, None)
+    turn: tuple[Tensor | None, Tensor | None] = (None, None)
+    if rotary_dim is not None:
+        turn = rope_tables(1e4 ** -(torch.arange(0, rotary_dim, 2) / rotary_dim), torch.arange(9) * 7)
+    found = []
+    for native in (True, False):
+        caches = torch.zeros(2, 3, 2, 16, 32, dtype=BF16)
+        monkeypatch.setattr(kv, "use_native", lambda x, native=native: native)
+        q = kv.norm_rope_write(qkv, *weights, 1e-6, *turn, interleaved, caches[0], caches[1], slots, 4, 2)
+        found.append((q, caches))
+    (q, caches), (expected_q, expected_caches) = found
+    assert_close(q, expected_q, rtol=8e-3, atol=8e-3)
+    assert_close(caches, expected_caches, rtol=8e-3, atol=8e-3)
+    assert torch.equal(caches[1], expected_caches[1])
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "head_dim", "window", "softcap", "sinks"),
+    [
+        (16, 8, 128, None, None, False),
+        (8, 2, 64, 20, None, True),
+        (4, 4, 80, None, 30.0, False),
+        (6, 3, 96, 33, None, False),
+        (9, 1, 256, None, 50.0, True),  # more heads of a group than are multiplied in place
+    ],
+)
+def test_paged_attention(
+    num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, softcap: float | None, sinks: bool
+) -> None:
+    lens = [(1, 70), (40, 40), (1, 1), (5, 200), (150, 190), (1, 64)]
+    caches = randn(2, 64, num_kv_heads, 16, head_dim)
+    caches[:, 0] = torch.nan  # what no request holds is not read
+    free = (torch.randperm(63) + 1).int()
+    table = torch.zeros(len(lens), 16, dtype=torch.int32)
+    for i, (_, length) in enumerate(lens):
+        used = -(-length // 16)
+        table[i, :used], free = free[:used], free[used:]
+        if length % 16:
+            caches[:, table[i, used - 1], :, length % 16 :] = torch.nan  # nor what lies past its end
+    query_lens, kv_lens = [n for n, _ in lens], [n for _, n in lens]
+    q = randn(sum(query_lens), num_heads, head_dim)
+    logits = randn(num_heads) if sinks else None
+    scale = head_dim**-0.5
+    out = ops.paged_attention(
+        q, caches[0], caches[1], torch.tensor([query_lens, kv_lens]), table, scale, window, softcap, logits
+    )
+    cu_seqlens = torch.tensor([0, *query_lens]).cumsum(0).int()
+    batch = AttentionBatch(cu_seqlens, torch.tensor(kv_lens).int(), table, query_lens, kv_lens)
+    clean = caches.nan_to_num(0).double()
+    wide = None if logits is None else logits.double()
+    expected = paged_attention_torch(q.double(), clean[0], clean[1], batch, scale, window, softcap, wide)
+    assert_close(out.double(), expected, rtol=1e-2, atol=1.5e-2)
+
+
+def test_where_nothing_compiles_torch_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    with caplog.at_level(logging.WARNING):
+        assert build.library.__wrapped__() is None
+    assert "could not be compiled" in caplog.text
+    monkeypatch.setattr(build, "_compiler", lambda: (_ for _ in ()).throw(FileNotFoundError))
+    assert build.library.__wrapped__() is None
+    monkeypatch.setenv("SIROCCO_NATIVE", "0")
+    assert build.library.__wrapped__() is None
+
+
+def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
+    first = build.compiled()
+    monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert build.compiled() == first
+
+
+def test_only_bfloat16_on_the_cpu_is_theirs() -> None:
+    assert use_native(torch.zeros(1, dtype=BF16))
+    assert not use_native(torch.zeros(1))
+    assert not use_native(torch.zeros(1, dtype=BF16, device="meta"))
