@@ -45,12 +45,16 @@ def unpack_linear(packed: PackedWeight) -> Tensor:
     return native.unpack(packed.blocks, packed.shape[0]) if packed.native else packed.blocks.to_dense()
 
 
-def packed_linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None) -> Tensor:
-    """Return x [..., K] times the packed weight, transposed, plus bias [N], as [..., N]; all of the weight's dtype."""
+def packed_linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, wide: bool = False) -> Tensor:
+    """Return x [..., K] times the packed weight, transposed, plus bias [N], as [..., N]; all of the weight's dtype.
+
+    A `wide` result is in float32, and where our kernels compute it has not been rounded before.
+    """
     if packed.native:
-        return native.linear(x, packed.blocks, packed.shape[0], bias)
+        dtype = torch.float32 if wide else packed.dtype
+        return native.linear(x, packed.blocks, packed.shape[0], bias, dtype)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.blocks, bias, "none", [], "")
-    return out
+    return out.float() if wide else out
 
 
 def linear(x: Tensor, weight: PackedWeight | Tensor, bias: Tensor | None = None) -> Tensor:

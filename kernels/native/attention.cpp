@@ -188,30 +188,34 @@ void few_rows(const bf16* q, const bf16* k_cache, const bf16* v_cache, const Tas
 }
 
 // Lay `count` keys from `key` on out as panels [dim / 2, 32, 2] of 32 keys, and their values as panels [32, 32, 2] of 32
-// outputs.
+// outputs; what is missing is zero.
 void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 count, const Task& task, const Shape& shape,
              Sums& sums) {
     i64 dim = shape.dim, size = shape.block_size, pairs = dim / 2;
+    const bf16 *keys[KEYS], *values[KEYS];
     for (i64 j = 0; j < KEYS; j++) {
-        uint32_t* to = reinterpret_cast<uint32_t*>(sums.key_panels.data()) + j / PANEL * pairs * PANEL + j % PANEL;
-        bf16* v_to = sums.value_panels.data() + j / 2 * 2 * PANEL + j % 2;
-        if (j >= count) {
-            for (i64 i = 0; i < pairs; i++) to[i * PANEL] = 0;
-            for (i64 d = 0; d < dim; d++) v_to[d / PANEL * KEYS * PANEL + 2 * (d % PANEL)] = 0;
-            continue;
-        }
-        i64 block = (key + j) / size, offset = (key + j) % size;
+        i64 block = (key + std::min(j, count - 1)) / size, offset = (key + std::min(j, count - 1)) % size;
         i64 at = ((task.blocks[block] * shape.kv_heads + task.kv_head) * size + offset) * dim;
-        const bf16 *from = k_cache + at, *value = v_cache + at;
+        keys[j] = k_cache + at, values[j] = v_cache + at;
+    }
+    uint32_t* k_to = reinterpret_cast<uint32_t*>(sums.key_panels.data());
+    for (i64 j = 0; j < KEYS; j++) {
+        uint32_t* to = k_to + j / PANEL * pairs * PANEL + j % PANEL;
         for (i64 i = 0; i < pairs; i++) {
             uint32_t both;
-            std::memcpy(&both, from + 2 * i, 4);
-            to[i * PANEL] = both;
+            std::memcpy(&both, keys[j] + 2 * i, 4);
+            to[i * PANEL] = j < count ? both : 0;
         }
-        for (i64 first = 0; first < dim; first += PANEL) {
-            bf16* panel = v_to + first * KEYS;
-            i64 width = std::min<i64>(PANEL, dim - first);
-            for (i64 d = 0; d < width; d++) panel[2 * d] = value[first + d];
+    }
+    uint32_t* v_to = reinterpret_cast<uint32_t*>(sums.value_panels.data());
+    for (i64 j = 0; j < KEYS; j += 2) {
+        uint32_t first = j < count ? 0xffffu : 0, second = j + 1 < count ? 0xffffu : 0;
+        for (i64 at = 0; at < dim; at += PANEL) {
+            uint32_t* to = v_to + at * KEYS / 2 + j / 2 * PANEL;
+            i64 width = std::min<i64>(PANEL, dim - at);
+            const bf16 *a = values[j] + at, *b = values[j + 1] + at;
+#pragma omp simd
+            for (i64 d = 0; d < width; d++) to[d] = (a[d] & first) | (uint32_t(b[d] & second) << 16);
         }
     }
 }

@@ -30,21 +30,32 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where `SIROCCO_NATIVE=0`, where there is no compiler, or where it fails (logged once).
-
-    Call it after torch is imported: kernels share the thread pool of torch's OpenMP library.
-    """
+def library_path() -> Path | None:
+    """The compiled kernels' file; None where `SIROCCO_NATIVE=0`, without a compiler, or where that fails (logged)."""
     if os.environ.get("SIROCCO_NATIVE") == "0":
         return None
     try:
-        return ctypes.CDLL(str(compiled()))
+        return compiled()
     except FileNotFoundError:
         logger.info("no C++ compiler found: the CPU runs torch's operators, which are slower")
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning("the CPU kernels could not be compiled, torch's operators run instead: %s", said.strip()[-500:])
     return None
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None as for `library_path`.
+
+    Call it after torch is imported: the kernels share the thread pool of torch's OpenMP library.
+    """
+    path = library_path()
+    try:
+        return None if path is None else ctypes.CDLL(str(path))
+    except OSError as error:
+        logger.warning("the CPU kernels could not be loaded, torch's operators run instead: %s", error)
+        return None
 
 
 def compiled() -> Path:
@@ -71,6 +82,11 @@ def compiled() -> Path:
         subprocess.run(arguments, capture_output=True, text=True, timeout=_SECONDS, check=True)
         part.replace(path)
     return path
+
+
+def machine_key() -> str:
+    """A short name for this machine's kind of processor."""
+    return hashlib.sha256(_machine()).hexdigest()[:12]
 
 
 def _compiler() -> str:

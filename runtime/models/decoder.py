@@ -1,6 +1,7 @@
 """The decoder: embedding, one loop over the layers, norm, output head."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from sirocco.kernels.embedding import embedding
 from sirocco.kernels.mamba import StateBatch
 from sirocco.runtime.models.block import make_block
 from sirocco.runtime.models.cache import Cache
-from sirocco.runtime.models.linear import DenseWeight, Linear, Weight, make_weight
+from sirocco.runtime.models.linear import DenseWeight, Head, Weight, make_weight, scores
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.rope import Rope
 from sirocco.runtime.models.spec import ModelSpec
-from sirocco.runtime.models.step import Step
+from sirocco.runtime.models.step import Placement, Step
 from sirocco.runtime.weights import Loadable, Slot, loadable_modules
 
 # An embedding this large may stay in its file; below, a copy costs less than depending on the file's staying as it is.
@@ -74,8 +75,8 @@ class TiedEmbedding(Embedding):
             super().keep_in_file(mapped)
 
     def project(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [R, C] to [R, V]."""
-        return self.output.matmul(x, bias)
+        """x [R, C] to [R, V] in float32."""
+        return scores(self.output, x, bias)
 
 
 class TiedHeadBias(Loadable):
@@ -133,18 +134,21 @@ class Decoder(nn.Module):
         caches: Sequence[Cache],
         states: StateBatch | None = None,
         rope_regimes: Tensor | None = None,
+        others: Sequence[Placement] = (),
     ) -> Tensor:
         """Hidden states [T, C], normed, of token ids [T] or embeddings [T, C] at positions [T].
 
         Writes each token's state to `caches` (one a layer) at `slot_mapping` [T], where negative slots are padding;
         models with recurrent state find it through `states`. `rope_regimes` [T] holds the regime of each token's
         request (`rope_regime`) where the spec's rotary embedding depends on length; without it all are in regime 0.
+        `others` place the tokens for groups of layers after the first; without them one placement serves all.
         """
         x = inputs if inputs.is_floating_point() else self.embed(inputs)
         step = Step(batch, slot_mapping, tuple(rope(positions, rope_regimes) for rope in self.ropes), states)
+        steps = [step, *(replace(step, batch=other.batch, slot_mapping=other.slot_mapping) for other in others)]
         residual = None
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = layer(x, residual, step, cache)
+            x, residual = layer(x, residual, steps[cache.group] if others and cache else step, cache)
         hidden: Tensor = self.norm(x, residual)[0]
         return hidden
 
@@ -152,7 +156,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [R, V] in float32 of hidden rows [R, C]: pass only the rows that are sampled."""
         assert self.head is not None, "the model has no output head"
-        logits = self.head(hidden).float()
+        logits = self.head(hidden)
         if self.spec.logit_scale != 1.0:
             logits *= self.spec.logit_scale
         if self.spec.logit_softcap is not None:
@@ -167,4 +171,4 @@ def _embedding_and_head(spec: ModelSpec) -> tuple[Embedding, Callable[[Tensor], 
     if spec.tied_embeddings:
         tied = TiedEmbedding(*size)
         return tied, TiedHeadBias(tied) if spec.head_bias else tied.project
-    return Embedding(*size), Linear(spec.width, spec.vocab_size, spec.head_bias)
+    return Embedding(*size), Head(spec.width, spec.vocab_size, spec.head_bias)

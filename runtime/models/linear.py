@@ -66,6 +66,13 @@ def make_weight(tensor: Tensor) -> Weight:
     return DenseWeight(packed) if isinstance(packed, Tensor) else PackedWeight(packed)
 
 
+def scores(weight: Weight, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits [R, V] in float32 of x [R, C]: what is sampled from need not be rounded to the run dtype."""
+    if isinstance(weight, PackedWeight):
+        return packed_linear(x, weight.packed, bias, wide=True)
+    return weight.matmul(x, bias).float()
+
+
 class Linear(Loadable):
     """`x @ weight.T + bias`; empty until weights are assigned."""
 
@@ -99,6 +106,14 @@ class Linear(Loadable):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] to [..., N]."""
         return self.weight.matmul(x, self.bias)
+
+
+class Head(Linear):
+    """A linear layer whose outputs are logits, in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [R, C] to [R, V]."""
+        return scores(self.weight, x, self.bias)
 
 
 class FusedLinear(Linear):
