@@ -16,7 +16,7 @@ from torch import Tensor
 from sirocco.bench import report
 from sirocco.bench.kernel_cases import CASES, OPERATORS, Case, Setting
 from sirocco.bench.stats import percentile
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.models.device import DTYPES, choose_device
 
@@ -59,10 +59,10 @@ def measure(bench: KernelBench) -> list[dict[str, Any]]:
         if name not in DTYPES:
             raise RequestError(f"unknown dtype {name!r}: choose {', '.join(DTYPES)}")
     device = choose_device(bench.device)
-    facts = _facts(device)
     rows = []
     for name in bench.dtypes:
         setting = Setting(device, DTYPES[name], bench.small)
+        facts = _facts(setting)
         best = _best(setting, bench.seconds)
         for case in CASES:
             if case.operator in bench.operators:
@@ -146,10 +146,11 @@ def _best(setting: Setting, seconds: float) -> _Best:
     return _Best(2 * large.nbytes / copy, 2 * size**3 / product)
 
 
-def _facts(device: torch.device) -> dict[str, Any]:
+def _facts(setting: Setting) -> dict[str, Any]:
+    x = torch.empty(1, device=setting.device, dtype=setting.dtype)
     return {
-        "device": device_name(device),
-        "path": "triton" if use_triton(torch.empty(1, device=device)) else "torch",
+        "device": device_name(setting.device),
+        "path": "triton" if use_triton(x) else "native" if use_native(x) else "torch",
         "versions": report.versions("sirocco", "torch", "triton"),
     }
 

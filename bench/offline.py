@@ -184,20 +184,21 @@ def _facts(info: EngineInfo, load_seconds: float, bench: OfflineBench) -> dict[s
         "device": report.cpu_name() if info.device == "cpu" else info.device,
         "dtype": info.dtype,
         "model": bench.model_shape or info.model,
-        "path": _path(info.device),
+        "path": _path(info.device, info.dtype),
         "seed": bench.seed,
         "iterations": bench.iterations,
         "versions": report.versions("sirocco", "torch", "triton"),
     }
 
 
-def _path(device: str) -> str:
+def _path(device: str, dtype: str) -> str:
     """Which implementation of the operators made the figures."""
     import torch
 
-    from sirocco.kernels.backend import use_triton
+    from sirocco.kernels.backend import use_native, use_triton
 
-    kind = "triton" if use_triton(torch.empty(1, device=device)) else "torch"
+    x = torch.empty(1, device=device, dtype=getattr(torch, dtype))
+    kind = "triton" if use_triton(x) else "native" if use_native(x) else "torch"
     return f"{kind}, {torch.get_num_threads()} threads" if device == "cpu" else kind
 
 

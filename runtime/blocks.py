@@ -4,25 +4,53 @@ Block 0 is the null block: padding rows of a captured graph write there, no requ
 prefix cache knows stays readable until it is needed again; such blocks are evicted in the order they were freed.
 """
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 NULL_BLOCK = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGroup:
+    """Layers that keep the same tokens: a block of the pool holds `block_tokens` of them, for no other group.
+
+    With a `window` the layers look back over so many tokens, the query's own included, and need no others.
+    """
+
+    block_tokens: int
+    window: int | None = None
+
+    def blocks_for(self, length: int, step: int) -> int:
+        """The most blocks that a request of `length` tokens holds at once, computed by at most `step` a time."""
+        every = -(-length // self.block_tokens)
+        if self.window is None:
+            return every
+        return min(every, (self.window + step + self.block_tokens - 3) // self.block_tokens + 1)
+
+
+def longest_request(groups: Sequence[BlockGroup], num_blocks: int, step: int, limit: int) -> int:
+    """Up to `limit`, how many tokens one request may have that has all blocks but the null block to itself."""
+
+    def blocks(length: int) -> int:
+        return sum(group.blocks_for(length, step) for group in groups)
+
+    return bisect_right(range(limit + 1), num_blocks - 1, key=blocks) - 1
 
 
 class BlockPool:
     """`num_blocks` counts the null block, so `num_blocks - 1` can be owned."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int) -> None:
         if num_blocks < 2:
             raise ValueError(f"a pool needs at least one block beside the null block, got num_blocks={num_blocks}")
         self.num_blocks = num_blocks
-        self.block_size = block_size
         self._refs = [0] * num_blocks
         self._empty = deque(range(1, num_blocks))  # free and unknown to the prefix cache
-        self._cached: dict[int, None] = {}  # free, still holding a known prefix; oldest first
-        self._hash_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
+        self._cached: dict[int, None] = {}  # free, still holding a known content; oldest first
+        self._name_of: dict[int, Hashable] = {}
+        self._block_of: dict[Hashable, int] = {}
 
     @property
     def num_free(self) -> int:
@@ -43,15 +71,9 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def find(self, hashes: Iterable[bytes]) -> list[int]:
-        """The blocks of the longest known run of `hashes` from its start. Does not take them."""
-        blocks = []
-        for digest in hashes:
-            block = self._block_of.get(digest)
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+    def find(self, name: Hashable) -> int | None:
+        """The block that holds this content, if there is one. Does not take it."""
+        return self._block_of.get(name)
 
     def share(self, blocks: Iterable[int]) -> None:
         """Take one more reference to each block."""
@@ -66,24 +88,24 @@ class BlockPool:
             self._refs[block] -= 1
             assert self._refs[block] >= 0, f"block {block} was freed twice"
             if self._refs[block] == 0:
-                if block in self._hash_of:
+                if block in self._name_of:
                     self._cached[block] = None
-                else:
-                    self._empty.append(block)
+                else:  # the next one to be taken: its memory is still in the processor's caches
+                    self._empty.appendleft(block)
 
-    def register(self, block: int, digest: bytes) -> None:
+    def register(self, block: int, name: Hashable) -> None:
         """Let the prefix cache find this block, whose content is complete. The first block with a content wins."""
-        if digest not in self._block_of and block not in self._hash_of:
-            self._block_of[digest] = block
-            self._hash_of[block] = digest
+        if name not in self._block_of and block not in self._name_of:
+            self._block_of[name] = block
+            self._name_of[block] = name
 
     def forget(self) -> None:
-        """Drop every cached prefix that no request uses."""
+        """Drop every cached content that no request uses."""
         while self._cached:
             self._empty.append(self._evict())
 
     def _evict(self) -> int:
         block = next(iter(self._cached))
         del self._cached[block]
-        del self._block_of[self._hash_of.pop(block)]
+        del self._block_of[self._name_of.pop(block)]
         return block

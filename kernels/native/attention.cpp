@@ -1,7 +1,8 @@
 // Causal attention over the paged cache in bfloat16, with an online softmax (arXiv:2205.14135) in float32.
 //
-// A task is a run of queries of one request with one KV head, and the query heads that share it. A few rows multiply the
-// keys as they lie in the cache; many rows first lay blocks of keys and values out as linear layers do their weights.
+// A task is a run of queries of one request with some KV heads, and the query heads that share them. A few rows multiply
+// the keys as they lie in the cache, where a block holds all heads side by side; many rows first lay blocks of keys and
+// values of one head out as linear layers do their weights.
 
 #include "tile.h"
 
@@ -21,7 +22,7 @@ struct Shape {
 };
 
 struct Task {
-    i64 kv_head, token, queries, position;  // first query's row of q and its position
+    i64 kv_head, kv_heads, token, queries, position;  // first head and query, the query's row of q and its position
     const int32_t* blocks;
 };
 
@@ -148,15 +149,15 @@ void mask(float* scores, i64 key, i64 count, i64 position, const Shape& shape) {
     for (i64 j = std::max<i64>(last, 0); j < count; j++) scores[j] = -INFINITY;
 }
 
-// The task's rows, query by query with its heads, as [rows, dim].
+// The task's rows, KV head by KV head and query by query with its heads, as [rows, dim].
 void gather_queries(const bf16* q, const Task& task, const Shape& shape, bf16* to) {
-    i64 group = shape.heads / shape.kv_heads, bytes = group * shape.dim * i64(sizeof(bf16));
-    for (i64 i = 0; i < task.queries; i++)
-        std::memcpy(to + i * group * shape.dim,
-                    q + ((task.token + i) * shape.heads + task.kv_head * group) * shape.dim, bytes);
+    i64 group = shape.heads / shape.kv_heads, count = group * shape.dim;
+    for (i64 h = task.kv_head; h < task.kv_head + task.kv_heads; h++)
+        for (i64 i = 0; i < task.queries; i++, to += count)
+            std::memcpy(to, q + ((task.token + i) * shape.heads + h * group) * shape.dim, count * sizeof(bf16));
 }
 
-void few_rows(const bf16* q, const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
+void few_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
     i64 group = shape.heads / shape.kv_heads, rows = task.queries * group, dim = shape.dim, size = shape.block_size;
     i64 first, last;
     seen(task, shape, first, last);
@@ -167,22 +168,20 @@ void few_rows(const bf16* q, const bf16* k_cache, const bf16* v_cache, const Tas
     for (i64 block = first / size; block * size < last; block++) {
         i64 count = std::min(size, last - block * size);
         i64 at = (task.blocks[block] * shape.kv_heads + task.kv_head) * size * dim;
-        const bf16 *keys = k_cache + at, *values = v_cache + at;
-        if ((block + 1) * size < last) {  // the next block lies anywhere
-            i64 next = (task.blocks[block + 1] * shape.kv_heads + task.kv_head) * size * dim;
-            for (i64 i = 0; i < size * dim; i += 32) {
-                prefetch(k_cache + next + i);
-                prefetch(v_cache + next + i);
+        for (i64 h = 0; h < task.kv_heads; h++, at += size * dim) {
+            const bf16 *keys = k_cache + at, *values = v_cache + at;
+            if (h + 1 == task.kv_heads && (block + 1) * size < last) {  // the next block lies anywhere
+                i64 next = (task.blocks[block + 1] * shape.kv_heads + task.kv_head) * size * dim;
+                for (i64 i = 0; i < size * dim; i += 32) prefetch(k_cache + next + i), prefetch(v_cache + next + i);
             }
-        }
-        for (i64 row = 0; row < rows; row++) {
-            float* scores = sums.scores.data();
-            score(sums.queries.data() + row * dim, keys, count, dim, scores);
-            for (i64 j = 0; j < count; j++) scores[j] = scored(scores[j], shape);
-            mask(scores, block * size, count, task.position + row / group, shape);
-            float* out = sums.out.data() + row * dim;
-            absorb(scores, count, sums.most[row], sums.total[row], out, dim);
-            add(scores, values, count, dim, out);
+            for (i64 row = h * rows; row < (h + 1) * rows; row++) {
+                float *scores = sums.scores.data(), *out = sums.out.data() + row * dim;
+                score(sums.queries.data() + row * dim, keys, count, dim, scores);
+                for (i64 j = 0; j < count; j++) scores[j] = scored(scores[j], shape);
+                mask(scores, block * size, count, task.position + row % rows / group, shape);
+                absorb(scores, count, sums.most[row], sums.total[row], out, dim);
+                add(scores, values, count, dim, out);
+            }
         }
     }
 }
@@ -220,7 +219,7 @@ void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 count, const
     }
 }
 
-void many_rows(const bf16* q, const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
+void many_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
     i64 group = shape.heads / shape.kv_heads, rows = task.queries * group, dim = shape.dim;
     i64 spans = (dim + 2 * PANEL - 1) / (2 * PANEL), first, last;
     seen(task, shape, first, last);
@@ -270,13 +269,13 @@ void many_rows(const bf16* q, const bf16* k_cache, const bf16* v_cache, const Ta
 
 // out = gathered values / (their weights and the sink's)
 void finish(const Task& task, const Shape& shape, const float* sinks, const Sums& sums, bf16* out) {
-    i64 group = shape.heads / shape.kv_heads, dim = shape.dim;
-    for (i64 row = 0; row < task.queries * group; row++) {
-        i64 head = task.kv_head * group + row % group;
+    i64 group = shape.heads / shape.kv_heads, dim = shape.dim, rows = task.queries * group;
+    for (i64 row = 0; row < task.kv_heads * rows; row++) {
+        i64 head = (task.kv_head + row / rows) * group + row % group;
         float total = sums.total[row];
         if (sinks) total += std::exp(std::min(sinks[head] - sums.most[row], 80.0f));
         float share = total > 0 ? 1.0f / total : 0.0f;
-        bf16* to = out + ((task.token + row / group) * shape.heads + head) * dim;
+        bf16* to = out + ((task.token + row % rows / group) * shape.heads + head) * dim;
         const float* from = sums.out.data() + row * dim;
         for (i64 d = 0; d < dim; d++) to[d] = narrow(from[d] * share);
     }
@@ -298,8 +297,13 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
     for (i64 b = 0; b < requests; b++) {
         for (i64 i = 0; i < query_lens[b]; i += most) {
             i64 queries = std::min(most, query_lens[b] - i), position = kv_lens[b] - query_lens[b] + i;
-            for (i64 h = 0; h < kv_heads; h++)
-                tasks.push_back({h, token + i, queries, position, tables + b * table_width});
+            // A few rows take as many heads as leave work for every thread: they lie together.
+            i64 parts = queries * group > FEW ? kv_heads : std::min<i64>(kv_heads, (threads + requests - 1) / requests);
+            for (i64 part = 0; part < parts; part++) {
+                i64 h, end;
+                share(kv_heads, int(part), int(parts), h, end);
+                tasks.push_back({h, end - h, token + i, queries, position, tables + b * table_width});
+            }
             work += queries * heads * (position + queries);
         }
         token += query_lens[b];
@@ -316,10 +320,10 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
         for (size_t i = 0; i < tasks.size(); i++) {
             const Task& task = tasks[i];
             i64 rows = task.queries * group;
-            sums.begin(rows, dim);
-            sums.queries.resize(rows * dim);
+            sums.begin(task.kv_heads * rows, dim);
+            sums.queries.resize(task.kv_heads * rows * dim);
             gather_queries(q, task, shape, sums.queries.data());
-            (rows <= FEW ? few_rows : many_rows)(q, k_cache, v_cache, task, shape, sums);
+            (rows <= FEW ? few_rows : many_rows)(k_cache, v_cache, task, shape, sums);
             finish(task, shape, sinks, sums, out);
         }
     }
