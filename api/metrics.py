@@ -167,12 +167,20 @@ _ENGINE_FAMILIES: tuple[tuple[type[_Scalar], str, str, Callable[[EngineStats], f
         "Part of the cache blocks in use; 1 is all.",
         lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
     ),
+    (GaugeMetricFamily, "kv_cache_blocks_used", "Cache blocks in use.", lambda s: s.blocks_used),
+    (GaugeMetricFamily, "kv_cache_blocks", "Cache blocks there are.", lambda s: s.blocks_total),
     (CounterMetricFamily, "prompt_tokens", "Prompt tokens computed.", lambda s: s.prompt_tokens),
     (CounterMetricFamily, "generation_tokens", "Tokens generated.", lambda s: s.generated_tokens),
     (CounterMetricFamily, "prefix_cache_queries", "Prompt tokens looked up.", lambda s: s.prefix_queries),
     (CounterMetricFamily, "prefix_cache_hits", "Prompt tokens found cached.", lambda s: s.prefix_hits),
     (CounterMetricFamily, "num_preemptions", "Sequences preempted for want of blocks.", lambda s: s.preemptions),
     (CounterMetricFamily, "engine_steps", "Steps the engine ran.", lambda s: s.steps),
+    (
+        CounterMetricFamily,
+        "cuda_graph_misses",
+        "Steps of decodes that no captured graph held.",
+        lambda s: s.graph_misses,
+    ),
 )
 
 

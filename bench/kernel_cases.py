@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sirocco.kernels import activation, kv, norm, sampling
+from sirocco.kernels import activation, kv, mla, norm, sampling
 from sirocco.kernels.attention import AttentionBatch, paged_attention, paged_attention_torch
+from sirocco.kernels.bidirectional import bidirectional_attention, bidirectional_attention_torch
 from sirocco.kernels.sampling import SamplingTensors
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
@@ -73,6 +74,49 @@ def attention(
         )
 
     return make
+
+
+def latent_attention(
+    num_heads: int, query_lens: list[int], kv_lens: list[int], small: tuple[list[int], list[int]]
+) -> Callable[[Setting], Trial]:
+    """Latent attention with the sizes of DeepSeek's models over these lengths. `small` are those to check with."""
+
+    def make(setting: Setting) -> Trial:
+        queries, keys = small if setting.small else (query_lens, kv_lens)
+        heads, rank = (3, 64) if setting.small else (num_heads, 512)
+        head_dim, rope_dim = 128, 64
+        layout, num_blocks = _layout(queries, keys, setting.device)
+        q = _randn(setting, sum(queries), heads, head_dim + rope_dim)
+        w_k, w_v = (_randn(setting, heads, head_dim, rank) / rank**0.5 for _ in range(2))
+        cache = _randn(setting, num_blocks, BLOCK_SIZE, rank + rope_dim)
+        scale = (head_dim + rope_dim) ** -0.5
+        seen = sum(n * length - n * (n - 1) // 2 for n, length in zip(queries, keys, strict=True))
+        num_read = sum(keys) * (rank + rope_dim) + w_k.numel() + w_v.numel() + q.numel()
+        return Trial(
+            run=lambda: mla.latent_attention(q, w_k, w_v, cache, layout, scale),
+            exact=lambda: mla.latent_attention_torch(
+                q.double(), w_k.double(), w_v.double(), cache.double(), layout, scale
+            ),
+            num_bytes=(num_read + sum(queries) * heads * head_dim) * q.element_size(),
+            flops=2 * heads * (seen * (2 * rank + rope_dim) + 2 * sum(queries) * head_dim * rank),
+        )
+
+    return make
+
+
+def encode(setting: Setting) -> Trial:
+    """Attention of 64 sequences of 512 tokens to themselves, with BERT's 12 heads of 64 dims."""
+    lengths, heads, head_dim = ([40, 7], 2, 64) if setting.small else ([512] * 64, 12, 64)
+    q, k, v = _randn(setting, sum(lengths), 3 * heads, head_dim).split(heads, 1)
+    layout, _ = _layout(lengths, lengths, setting.device)
+    scale = head_dim**-0.5
+    return Trial(
+        run=lambda: bidirectional_attention(q, k, v, layout, scale),
+        exact=lambda: bidirectional_attention_torch(q.double(), k.double(), v.double(), layout, scale, None, None),
+        num_bytes=4 * q.numel() * q.element_size(),
+        flops=4 * sum(length**2 for length in lengths) * heads * head_dim,
+        peers={"torch": lambda: bidirectional_attention_torch(q, k, v, layout, scale, None, None)},
+    )
 
 
 def _layout(query_lens: list[int], kv_lens: list[int], device: torch.device) -> tuple[AttentionBatch, int]:
@@ -254,6 +298,10 @@ CASES = (
     Case("prefill", "1 x 8k", attention([8192], [8192], ([50], [50]))),
     Case("prefill", "2k on 32k", attention([2048], [32768], ([20], [90]))),
     Case("mixed", "2k + 63 x 4k", attention([2048] + [1] * 63, [2048] + [4096] * 63, ([20, 1, 1], [30, 9, 70]))),
+    Case("latent", "16 heads, decode 32 x 4k", latent_attention(16, [1] * 32, [4096] * 32, DECODE)),
+    Case("latent", "128 heads, decode 32 x 4k", latent_attention(128, [1] * 32, [4096] * 32, DECODE)),
+    Case("latent", "128 heads, 1k on 8k", latent_attention(128, [1024], [8192], ([20], [90]))),
+    Case("encode", "64 x 512", encode),
     Case("add_rms_norm", "16k x 4096", add_rms_norm),
     Case("swiglu", "8k x 12288", swiglu),
     Case("norm_rope_write", "8k x 48 x 128", norm_rope_write),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.backend import use_triton
 
 _QUERY_TILE = 128  # queries that share a range of keys under a window
 
@@ -25,8 +26,34 @@ def bidirectional_attention(
 
     The sequences lie side by side with `batch.query_lens` tokens each. A query sees the keys at a distance below
     `window` on either side. To the score of a key at distance d after the query, bounded to -R … R, is added
-    `distance_bias[:, R + d]`, [H, 2 R + 1]. Neighbours of equal length are computed together: sort sequences by length.
+    `distance_bias[:, R + d]`, [H, 2 R + 1]. A Triton kernel raises ValueError as `check_bidirectional_attention` does;
+    elsewhere neighbours of equal length are computed together: sort sequences by length.
     """
+    if use_triton(q):
+        from sirocco.kernels.triton import bidirectional
+
+        return bidirectional.bidirectional_attention(q, k, v, batch, scale, window, distance_bias)
+    return bidirectional_attention_torch(q, k, v, batch, scale, window, distance_bias)
+
+
+def check_bidirectional_attention(head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError, naming it, for a head dim or dtype that a device's kernel cannot do."""
+    if use_triton(torch.empty(0, device=device)):
+        from sirocco.kernels.triton import bidirectional
+
+        bidirectional.check_bidirectional_attention(head_dim, dtype)
+
+
+def bidirectional_attention_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int | None,
+    distance_bias: Tensor | None,
+) -> Tensor:
+    """The definition."""
     out = torch.empty_like(q)
     start = 0
     for length, run in itertools.groupby(batch.query_lens):

@@ -5,10 +5,13 @@ Each request continues the state in its slot, and leaves there what its last tok
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sirocco.kernels.backend import use_triton
 
 _CHUNK = 64  # tokens whose pairs are multiplied at once: the scan's work per token grows with it, its calls shrink
 
@@ -20,6 +23,7 @@ class StateBatch:
     slots: Tensor  # [B] int64
     has_state: Tensor  # [B] bool
     query_lens: list[int]
+    work: dict[int, Any] = field(default_factory=dict, init=False, repr=False)  # of the Triton kernels
     _shifts: dict[int, "_Shift"] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -85,8 +89,18 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, states: Tensor, 
     """Return silu of the causal depthwise convolution of x [T, D] with weight [D, W], plus bias [D], as [T, D].
 
     states [slots, D, W - 1] hold the inputs before a request's first token; they are brought up to its last, in place.
-    Rows of x past the last request are padding and return zeros. The sums run in float32 at least.
+    Rows of x past the last request are padding and return zeros. The sums run in float32 at least. A Triton kernel
+    raises ValueError as `check_mamba` does.
     """
+    if use_triton(x):
+        from sirocco.kernels.triton import mamba  # triton is absent on macOS
+
+        return mamba.causal_conv(x, weight, bias, states, batch)
+    return causal_conv_torch(x, weight, bias, states, batch)
+
+
+def causal_conv_torch(x: Tensor, weight: Tensor, bias: Tensor | None, states: Tensor, batch: StateBatch) -> Tensor:
+    """The definition of `causal_conv`."""
     reach, num_tokens = weight.shape[1] - 1, batch.num_tokens
     shift = batch.shift(reach)
     rows = x.new_empty(num_tokens + len(shift.before), x.shape[1])
@@ -113,10 +127,22 @@ def state_space_scan(
 
     x is [T, H, P], the steps dt [T, H], the rates a and the skips d [H], b and c [T, G, N] shared by the heads of a
     group. The states h [slots, H, P, N] change in place; they and the arithmetic are in float32 at least. Rows past
-    the last request are padding and return zeros.
+    the last request are padding and return zeros. A Triton kernel raises ValueError as `check_mamba` does.
     """
+    if use_triton(x):
+        from sirocco.kernels.triton import mamba  # triton is absent on macOS
+
+        return mamba.state_space_scan(x, dt, a, b, c, d, states, batch)
+    return state_space_scan_torch(x, dt, a, b, c, d, states, batch)
+
+
+def state_space_scan_torch(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, states: Tensor, batch: StateBatch
+) -> Tensor:
+    """The definition of `state_space_scan`."""
     wide_x, wide_dt, wide_b, wide_c = _wide(x), _wide(dt), _wide(b), _wide(c)
-    out = torch.empty_like(wide_x) if batch.num_tokens == len(x) else torch.zeros_like(wide_x)
+    count = batch.num_tokens
+    out = torch.empty_like(wide_x) if count == len(x) else torch.zeros_like(wide_x)
     for slot, start, stop, has_state in batch.runs:
         state = states[slot]
         if not has_state:
@@ -130,7 +156,8 @@ def state_space_scan(
         updated = batch.read(states, requests)
         out.index_copy_(0, tokens, _single(one_x, one_dt, a, one_b, one_c, updated))
         states.index_copy_(0, batch.slots[requests], updated)
-    return out.addcmul_(wide_x, d[:, None]).to(x.dtype)
+    out[:count].addcmul_(wide_x[:count], d[:, None])
+    return out.to(x.dtype)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_groups: int) -> Tensor:
@@ -138,10 +165,27 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_grou
 
     Returns [T, C] in the weight's dtype; the arithmetic runs in float32 at least.
     """
+    if use_triton(x):
+        from sirocco.kernels.triton import mamba  # triton is absent on macOS
+
+        return mamba.gated_rms_norm(x, gate, weight, eps, num_groups)
+    return gated_rms_norm_torch(x, gate, weight, eps, num_groups)
+
+
+def gated_rms_norm_torch(x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_groups: int) -> Tensor:
+    """The definition of `gated_rms_norm`."""
     wide = _wide(x) * F.silu(_wide(gate))
     groups = wide.view(len(x), num_groups, -1)
     groups = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + eps)
     return groups.view_as(wide).to(weight.dtype) * weight
+
+
+def check_mamba(state_size: int, conv_width: int, device: torch.device) -> None:
+    """Raise ValueError, naming it, for a state size or number of taps that the operators cannot do on a device."""
+    if use_triton(torch.empty(0, device=device)):
+        from sirocco.kernels.triton import mamba
+
+        mamba.check_mamba(state_size, conv_width)
 
 
 def _chunk(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> Tensor:

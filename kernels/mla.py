@@ -3,7 +3,8 @@
 A token stores one latent of R dimensions and a rotated key part of P, for all heads. A head's key is `w_k @ latent`
 followed by that part, its value `w_v @ latent`. Single tokens are attended in the latent space itself (`absorbed`):
 `q @ (w_k @ latent)` is `(q @ w_k) @ latent`, so that every head reads the cache as it is. Long runs of queries have
-the keys and values of their context made once (`expanded`), which costs less per pair of query and key.
+the keys and values of their context made once (`expanded`), which costs less per pair of query and key. The Triton
+kernel attends in the latent space alone.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.backend import use_triton
+from sirocco.kernels.norm import rms_norm_torch
+from sirocco.kernels.rope import rotate_torch
 
 _EXPANDED_BYTES = 64 << 20  # keys and values of as many heads as are made at a time
 _SCORE_BYTES = 4 << 20  # scores of one product
@@ -28,13 +32,77 @@ def write_latent(latent: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
     cache.view(-1, cache.shape[-1]).index_copy_(0, slot_mapping, latent.to(cache.dtype))
 
 
+def norm_rope_write_latent(
+    q: Tensor,
+    kv: Tensor,
+    weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """Turn the last P dims of the heads of q [T, H, D + P] and store the latents of kv [T, R + P], both in place.
+
+    The first R dims of kv are normed by weight [R] and the rest is turned like q, as `rotate` does by cos and sin; they
+    go to the cache [N, S, R + P] at slot_mapping [T], as in `write_latent`.
+    """
+    if use_triton(q):
+        from sirocco.kernels.triton import mla
+
+        mla.norm_rope_write_latent(q, kv, weight, eps, cos, sin, interleaved, cache, slot_mapping)
+    else:
+        norm_rope_write_latent_torch(q, kv, weight, eps, cos, sin, interleaved, cache, slot_mapping)
+
+
+def norm_rope_write_latent_torch(
+    q: Tensor,
+    kv: Tensor,
+    weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """The definition of `norm_rope_write_latent`."""
+    rank = len(weight)
+    turning = q[..., q.shape[2] + rank - kv.shape[1] :]
+    parts = torch.cat((turning, kv[:, None, rank:]), 1)  # [T, H + 1, P]
+    turned = rotate_torch(parts, cos, sin, interleaved)
+    turning.copy_(turned[:, :-1])
+    latent = rms_norm_torch(kv[:, :rank], weight, eps)
+    write_latent(torch.cat((latent, turned[:, -1]), -1), cache, slot_mapping)
+
+
 def latent_attention(q: Tensor, w_k: Tensor, w_v: Tensor, cache: Tensor, batch: AttentionBatch, scale: float) -> Tensor:
     """Attend causally from q [T, H, D + P] to the cached context of each request; returns [T, H, Dv] in q.dtype.
 
     q ends in its rotated part. w_k is [H, D, R], w_v [H, Dv, R]; the cache [N, S, R + P] already holds this step's
-    latents. Each request goes the way that multiplies less. Rows of q past the last request are padding and return
-    zeros.
+    latents. Rows of q past the last request are padding and return zeros. A Triton kernel raises ValueError as
+    `check_latent_attention` does.
     """
+    if use_triton(q):
+        from sirocco.kernels.triton import mla
+
+        return mla.latent_attention(q, w_k, w_v, cache, batch, scale)
+    return latent_attention_torch(q, w_k, w_v, cache, batch, scale)
+
+
+def check_latent_attention(rank: int, rope_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError, naming it, for a latent, rotary part or dtype that a device's kernel cannot do."""
+    if use_triton(torch.empty(0, device=device)):
+        from sirocco.kernels.triton import mla
+
+        mla.check_latent_attention(rank, rope_dim, dtype)
+
+
+def latent_attention_torch(
+    q: Tensor, w_k: Tensor, w_v: Tensor, cache: Tensor, batch: AttentionBatch, scale: float
+) -> Tensor:
+    """The definition. Each request goes the way that multiplies less."""
     out = q.new_zeros(len(q), len(w_v), w_v.shape[1])
     absorbed: list[tuple[int, int, int]] = []  # request, first token, number of tokens
     token = 0

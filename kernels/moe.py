@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from sirocco.kernels.backend import use_triton
+from sirocco.kernels.mxfp4 import Mxfp4Stack
+
+Stack = Tensor | Mxfp4Stack
 
 
 class ExpertWeight(Protocol):
@@ -30,15 +33,15 @@ class Routing:
 class Experts:
     """The matrices of E experts: `up` [N, C] (gate and up stacked where gated) and `down` [C, I].
 
-    Their biases are [E, N] and [E, C]. Where `stacks` holds the same matrices as [E, N, C] and [E, C, I], a device that
-    has a kernel multiplies them in one launch.
+    Their biases are [E, N] and [E, C]. Where `stacks` holds the same matrices as [E, N, C] and [E, C, I], plain or in
+    MXFP4, a device that has a kernel multiplies them in one launch.
     """
 
     up: Sequence[ExpertWeight]
     down: Sequence[ExpertWeight]
     up_bias: Tensor | None = None
     down_bias: Tensor | None = None
-    stacks: tuple[Tensor, Tensor] | None = None
+    stacks: tuple[Stack, Stack] | None = None
 
 
 def route_softmax(
@@ -106,6 +109,15 @@ def clamped_swiglu(gate_up: Tensor, alpha: float, limit: float) -> Tensor:
 
     Before that the gate is bounded above, and up on both sides, by `limit` (GPT-OSS, arXiv:2508.10925).
     """
+    if use_triton(gate_up):
+        from sirocco.kernels.triton import activation
+
+        return activation.clamped_swiglu(gate_up, alpha, limit)
+    return clamped_swiglu_torch(gate_up, alpha, limit)
+
+
+def clamped_swiglu_torch(gate_up: Tensor, alpha: float, limit: float) -> Tensor:
+    """The definition of `clamped_swiglu`."""
     gate, up = gate_up.chunk(2, dim=-1)
     gate = gate.clamp(max=limit)
     return torch.sigmoid(gate * alpha).mul_(gate).mul_(up.clamp(-limit, limit).add_(1))

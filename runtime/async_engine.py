@@ -6,7 +6,7 @@ Nothing here imports torch: the API process runs it too.
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ from sirocco.runtime.config import ModelConfig, read_config
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.local_client import LocalClient
+from sirocco.runtime.models.registry import class_name
 from sirocco.runtime.request import Result, SamplingParams, StreamEvent
 from sirocco.runtime.resolve import resolve_request
 from sirocco.runtime.stream import RequestStream
@@ -49,6 +50,10 @@ class AsyncEngine:
         prefix_caching: bool = True,
         batch_invariant: bool = False,
         *,
+        arch: str | None = None,
+        revision: str | None = None,
+        token_source: str = "cache",
+        offline: bool | None = None,
         max_model_len: int | None = None,
         max_waiting: int = 1024,
         chat_template: str | None = None,
@@ -57,6 +62,7 @@ class AsyncEngine:
     ) -> None:
         options = EngineOptions(
             model=model,
+            arch=arch,
             dtype=dtype,
             device=device,
             max_num_seqs=max_num_seqs,
@@ -72,6 +78,9 @@ class AsyncEngine:
         self.model_id = model_id(model)
         self.client = client or LocalClient(options)
         self.template: ChatTemplate | None = None
+        # A closure rather than attributes: what is printed of this object must not show a token.
+        self._find: Callable[[], Path] = lambda: resolve_model(model, revision, token_source, offline)
+        self._arch = arch
         self._chat_template = chat_template
         self._renderer = TemplateRenderer()
         self._started = False
@@ -80,8 +89,9 @@ class AsyncEngine:
         """Load the model and what belongs to it. Raises `ModelLoadError`."""
         if self._started:
             return
-        self._read_folder(resolve_model(self.model))
-        await self.client.start()
+        folder = self._find()
+        self._read_folder(folder)
+        await self.client.start(folder)
         self._started = True
 
     async def close(self) -> None:
@@ -97,7 +107,7 @@ class AsyncEngine:
         await self.close()
 
     def _read_folder(self, folder: Path) -> None:
-        self.config = read_config(folder)
+        self.config = read_config(folder, class_name(self._arch))
         self.tokenizer = load_tokenizer(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer, self._renderer, self._chat_template)
 

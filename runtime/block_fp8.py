@@ -1,14 +1,16 @@
 """Checkpoints in FP8 with a scale for each block of a matrix (DeepSeek-V3): read as what they stand for."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sirocco.runtime.checkpoint import Checkpoint, Entry
+from sirocco.runtime.checkpoint import Checkpoint
 from sirocco.runtime.config import Fields
 from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.safetensors_file import Entry
 
 SCALE = "_scale_inv"
 _AT_ONCE = 64 << 20  # bytes of FP8 that are expanded at a time
@@ -27,8 +29,8 @@ def block_shape(quantisation: Fields) -> tuple[int, int]:
 class BlockFp8Checkpoint(Checkpoint):
     """Shows matrices as bfloat16 and keeps their scales to itself."""
 
-    def __init__(self, folder: Path, block: tuple[int, int]) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, block: tuple[int, int], prefixes: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder, prefixes)
         self.block = block
         self._packed: dict[str, Entry] = {}
         self._scales: dict[str, Tensor] = {}

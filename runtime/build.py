@@ -1,13 +1,18 @@
 """From options to an engine core: load the model, size the cache, wire scheduler and runner together."""
 
+import logging
 import os
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from sirocco.kernels.attention import check_attention
+from sirocco.kernels.bidirectional import check_bidirectional_attention
+from sirocco.kernels.mamba import check_mamba
+from sirocco.kernels.mla import check_latent_attention
 from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.core import Core, EngineCore
 from sirocco.runtime.embed_core import EmbedCore
@@ -16,15 +21,28 @@ from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.graphs import CudaCapture, capturable
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.invariant import InvariantRunner
-from sirocco.runtime.models.cache import allocate_caches
-from sirocco.runtime.models.cache_spec import CacheSpec, KvCacheSpec
+from sirocco.runtime.memory import MemoryPlan, describe, plan_memory
+from sirocco.runtime.models.cache import allocate_pool, touch
 from sirocco.runtime.models.load import LoadedModel, load_model
-from sirocco.runtime.models.spec import AttentionSpec, ModelSpec, regime_limit, rope_regime
+from sirocco.runtime.models.spec import (
+    AttentionSpec,
+    BlockSpec,
+    MambaSpec,
+    MlaSpec,
+    ModelSpec,
+    regime_limit,
+    rope_regime,
+)
+from sirocco.runtime.pace import Pace
+from sirocco.runtime.prefix import PrefixCache
 from sirocco.runtime.runner import ModelRunner
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.sequence import Regimes
+from sirocco.runtime.snapshots import Snapshots
 from sirocco.runtime.warmup import warm_up
 from sirocco.runtime.wire import EngineInfo, EngineOptions
+
+logger = logging.getLogger("sirocco.engine")
 
 BLOCK_SIZE = 16
 CPU_KV_MEMORY = 4 << 30  # at most; and no more than a quarter of what is available
@@ -35,27 +53,30 @@ CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes:
 
 def build_engine(options: EngineOptions) -> tuple[Core, EngineInfo]:
     """Load the model that `options` names. Raises `ModelLoadError`."""
-    folder = resolve_model(options.model)
-    if is_embedder(folder):
+    folder = Path(options.folder) if options.folder else resolve_model(options.model)
+    if is_embedder(folder, options.arch):
         return _build_embedder(folder, options)
-    loaded = load_model(folder, options.dtype, options.device, options.progress)
+    loaded = load_model(folder, options.dtype, options.device, options.progress, options.arch)
     return assemble(loaded, options, model_id(options.model))
 
 
 def _build_embedder(folder: Path, options: EngineOptions) -> tuple[EmbedCore, EngineInfo]:
     started = time.perf_counter()
-    embedder = load_embedder(folder, options.dtype, options.device, options.progress)
+    embedder = load_embedder(folder, options.dtype, options.device, options.progress, options.arch)
+    model, device = embedder.backbone.model, embedder.backbone.device
+    dtype = model.embed.weight.dtype
+    _check_operators(model.spec.layers, dtype, device)
     info = EngineInfo(
         model=model_id(options.model),
         max_model_len=min(embedder.max_len, options.max_model_len or embedder.max_len),
-        vocab_size=embedder.backbone.model.spec.vocab_size,
+        vocab_size=model.spec.vocab_size,
         block_size=0,
         num_blocks=0,
         kv_bytes_per_token=0,
         max_num_seqs=options.max_num_seqs,
         max_waiting=options.max_waiting,
-        device=str(embedder.backbone.device),
-        dtype=str(embedder.backbone.model.embed.weight.dtype).removeprefix("torch."),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
         weight_bytes=embedder.num_bytes,
         load_seconds=time.perf_counter() - started,
         kind="embed",
@@ -65,48 +86,70 @@ def _build_embedder(folder: Path, options: EngineOptions) -> tuple[EmbedCore, En
 
 def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[EngineCore, EngineInfo]:
     """An engine over a model that is in memory already. Raises `ModelLoadError` for what no kernel of it can do."""
-    _check_operators(loaded)
-    device = loaded.device.type
-    max_model_len = min(loaded.spec.max_model_len, options.max_model_len or loaded.spec.max_model_len)
-    token_bytes = loaded.spec.cache_bytes_per_token(loaded.dtype.itemsize)
-    num_blocks = _num_blocks(options, loaded, token_bytes * BLOCK_SIZE, max_model_len)
-    max_model_len = min(max_model_len, (num_blocks - 1) * BLOCK_SIZE)
-    spec = loaded.spec
-    is_recurrent = spec.cache_bytes_per_request(1) > 0
-    if is_recurrent and options.batch_invariant:
-        raise ModelLoadError("batch_invariant is not supported for models with recurrent layers")
-    caches = allocate_caches(spec, num_blocks, BLOCK_SIZE, loaded.dtype, loaded.device, options.max_num_seqs)
-    make_runner = InvariantRunner if options.batch_invariant else ModelRunner
-    runner = make_runner(loaded.model, caches, BLOCK_SIZE, options.max_num_seqs, max_model_len, loaded.device)
-    if device == "cuda" and capturable(spec):
-        warm_up(loaded.model, caches, BLOCK_SIZE, max_model_len, loaded.device)
-        if not options.batch_invariant:
-            runner.capture(CudaCapture())
+    _check_operators(loaded.spec.layers, loaded.dtype, loaded.device)
+    spec, device = loaded.spec, loaded.device.type
     chunk_size = options.chunk_size or CHUNK_SIZE[device]
-    scheduler = Scheduler(
-        BlockPool(num_blocks, BLOCK_SIZE),
+    token_budget = max(TOKEN_BUDGET[device] if options.chunk_size is None else chunk_size, options.max_num_seqs)
+    plan = plan_memory(
+        spec.caches,
+        BLOCK_SIZE,
+        loaded.dtype.itemsize,
+        options.kv_memory if options.kv_memory is not None else _default_kv_memory(loaded.device),
         options.max_num_seqs,
-        max(TOKEN_BUDGET[device] if options.chunk_size is None else chunk_size, options.max_num_seqs),
-        chunk_size,
-        options.prefix_caching and not is_recurrent,  # blocks say nothing about the state after them
-        _regimes(spec),
-        _window(spec),
+        min(spec.max_model_len, options.max_model_len or spec.max_model_len),
+        token_budget,
+        options.prefix_caching,
     )
+    if plan.layout.state_bytes and options.batch_invariant:
+        raise ModelLoadError("batch_invariant is not supported for models with recurrent layers")
+    scheduler = _make_scheduler(plan, spec, token_budget, chunk_size, options.prefix_caching)
+    runner = _make_runner(plan, loaded, options.batch_invariant)
+    memory = plan.report(spec.caches, loaded.dtype.itemsize)
+    for line in describe(memory):
+        logger.info(line)
     info = EngineInfo(
         model=name,
-        max_model_len=max_model_len,
-        vocab_size=loaded.spec.vocab_size,
+        max_model_len=plan.max_model_len,
+        vocab_size=spec.vocab_size,
         block_size=BLOCK_SIZE,
-        num_blocks=num_blocks,
-        kv_bytes_per_token=token_bytes,
-        max_num_seqs=options.max_num_seqs,
+        num_blocks=plan.num_blocks,
+        kv_bytes_per_token=spec.cache_bytes_per_token(loaded.dtype.itemsize),
+        max_num_seqs=plan.num_seqs,
         max_waiting=options.max_waiting,
         device=str(loaded.device),
         dtype=str(loaded.dtype).removeprefix("torch."),
         weight_bytes=loaded.weight_bytes,
         load_seconds=loaded.load_seconds,
+        memory=memory,
     )
-    return EngineCore(scheduler, runner, depth=1 if device == "cuda" else 0), info
+    pace = Pace(torch.get_num_threads(), torch.set_num_threads) if device == "cpu" else None
+    return EngineCore(scheduler, runner, depth=1 if device == "cuda" else 0, pace=pace), info
+
+
+def _make_scheduler(
+    plan: MemoryPlan, spec: ModelSpec, token_budget: int, chunk_size: int, prefix_caching: bool
+) -> Scheduler:
+    pool, groups, prefix = BlockPool(plan.num_blocks), plan.layout.block_groups, None
+    if plan.layout.state_bytes == 0:
+        prefix = PrefixCache(pool, groups, BLOCK_SIZE) if prefix_caching else None
+    elif plan.num_snapshots:  # blocks say nothing about the state after them
+        prefix = PrefixCache(pool, groups, BLOCK_SIZE, Snapshots(plan.num_snapshots, plan.snapshot_interval))
+    return Scheduler(pool, groups, plan.num_seqs, token_budget, chunk_size, prefix, _regimes(spec))
+
+
+def _make_runner(plan: MemoryPlan, loaded: LoadedModel, batch_invariant: bool) -> ModelRunner:
+    """A runner over caches as planned, warm where its device compiles."""
+    spec, device, layout = loaded.spec, loaded.device, plan.layout
+    caches = allocate_pool(spec, layout, plan.num_blocks, BLOCK_SIZE, loaded.dtype, device, plan.num_states)
+    make_runner = InvariantRunner if batch_invariant else ModelRunner
+    runner = make_runner(loaded.model, caches, BLOCK_SIZE, plan.num_seqs, plan.max_model_len, device, layout.groups)
+    if device.type == "cpu":
+        touch(caches, TOKEN_BUDGET["cpu"] // BLOCK_SIZE)
+    if device.type == "cuda":
+        warm_up(loaded.model, caches, BLOCK_SIZE, plan.max_model_len, device)
+        if capturable(spec) and not batch_invariant:
+            runner.capture(CudaCapture())
+    return runner
 
 
 def _regimes(spec: ModelSpec) -> Regimes | None:
@@ -115,36 +158,21 @@ def _regimes(spec: ModelSpec) -> Regimes | None:
     return Regimes(partial(rope_regime, spec), partial(regime_limit, spec))
 
 
-def _window(spec: ModelSpec) -> int | None:
-    """The most tokens that a layer looks back; None where some layer sees everything."""
-    windows = [
-        cache.window if isinstance(cache, KvCacheSpec) else None
-        for cache in spec.caches
-        if type(cache) is not CacheSpec
-    ]
-    return None if None in windows else max((window for window in windows if window is not None), default=None)
-
-
-def _check_operators(loaded: LoadedModel) -> None:
-    for mixer in {block.mixer for block in loaded.spec.layers}:
-        if isinstance(mixer, AttentionSpec):
-            try:
-                group = mixer.num_heads // mixer.num_kv_heads
-                check_attention(mixer.head_dim, loaded.dtype, BLOCK_SIZE, loaded.device, group)
-            except ValueError as error:
-                raise ModelLoadError(str(error)) from None
-
-
-def _num_blocks(options: EngineOptions, loaded: LoadedModel, block_bytes: int, max_model_len: int) -> int:
-    """How many blocks fit the memory, and no more than all sequences at full length could use."""
-    memory = options.kv_memory if options.kv_memory is not None else _default_kv_memory(loaded.device)
-    most = options.max_num_seqs * -(-max_model_len // BLOCK_SIZE) + 1
-    num_blocks = min(memory // block_bytes, most)
-    if num_blocks < 2:
-        raise ModelLoadError(
-            f"kv_memory of {memory} bytes is too small: a block of the cache takes {block_bytes} bytes"
-        )
-    return int(num_blocks)
+def _check_operators(layers: Iterable[BlockSpec], dtype: torch.dtype, device: torch.device) -> None:
+    for mixer in {block.mixer for block in layers}:
+        try:
+            match mixer:
+                case AttentionSpec(causal=False):
+                    check_bidirectional_attention(mixer.head_dim, dtype, device)
+                case AttentionSpec():
+                    group = mixer.num_heads // mixer.num_kv_heads
+                    check_attention(mixer.head_dim, dtype, BLOCK_SIZE, device, group)
+                case MlaSpec():
+                    check_latent_attention(mixer.rank, mixer.rope_dim, dtype, device)
+                case MambaSpec():
+                    check_mamba(mixer.state_size, mixer.conv_width, device)
+        except ValueError as error:
+            raise ModelLoadError(str(error)) from None
 
 
 def _default_kv_memory(device: torch.device) -> int:

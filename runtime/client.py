@@ -6,6 +6,7 @@ Nothing here imports torch: the API process uses this module.
 import asyncio
 import itertools
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Literal, Protocol
 
 from sirocco.runtime.errors import (
@@ -59,8 +60,11 @@ class EngineClient(ABC):
         self._embeds: dict[int, asyncio.Future[list[bytes]]] = {}
 
     @abstractmethod
-    async def start(self) -> EngineInfo:
-        """Load the model and return when requests are accepted. Raises `ModelLoadError`."""
+    async def start(self, folder: Path | None = None) -> EngineInfo:
+        """Load the model, from `folder` where it has been found already, and return when requests are accepted.
+
+        Raises `ModelLoadError`.
+        """
 
     @abstractmethod
     async def close(self) -> None:

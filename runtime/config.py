@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.models.multimodal import MULTIMODAL, TEXT_PREFIXES, Multimodal
 
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 << 20
+# What the config of several modalities says for its text part too, where that does not say it itself.
+SHARED_FIELDS = ("quantization_config", "dtype", "torch_dtype", "eos_token_id")
+MIN_TOP_P = 1e-6  # the best token alone, which is what 0 means to those who write it
 MAX_SIZE = 2**31 - 1  # of any count in a config: larger values are mistakes or attacks
 
 
@@ -130,45 +134,90 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model folder's configuration: `hf` is `config.json` as it stands, `dtype` the checkpoint's where it says."""
+    """A model folder's configuration: `hf` is `config.json` as it stands, `dtype` the checkpoint's where it says.
+
+    Of a model of several modalities (`whole` is its class) it describes the text model. Sizes are checked when they are
+    asked for: whether the architecture is known comes first.
+    """
 
     hf: dict[str, Any]
     architecture: str
-    vocab_size: int
-    max_model_len: int
     dtype: str | None = None
     eos_token_ids: tuple[int, ...] = ()
     generation: GenerationDefaults = GenerationDefaults()
+    whole: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.fields.integer("vocab_size")
+
+    @property
+    def max_model_len(self) -> int:
+        return _max_model_len(self.fields)
+
+    @property
+    def prefixes(self) -> Mapping[str, str]:
+        """How names in the checkpoint begin, and what the text model has instead."""
+        return TEXT_PREFIXES if self.whole else {}
+
+    @property
+    def other_weights(self) -> tuple[str, ...]:
+        """How the names of weights begin that are not the text model's."""
+        return MULTIMODAL[self.whole].others if self.whole else ()
 
     @property
     def fields(self) -> Fields:
-        return Fields(self.hf)
+        return Fields(self.hf, "config.json: text_config" if self.whole else "config.json")
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read `config.json` and `generation_config.json`, if there is one. Raises `ModelLoadError` naming the fault."""
+def read_config(folder: Path, architecture: str | None = None) -> ModelConfig:
+    """Read `config.json` and `generation_config.json`, if there is one. Raises `ModelLoadError` naming the fault.
+
+    `architecture` is used in place of the class that config.json names.
+    """
     hf = read_json(folder, "config.json")
     if hf is None:
         raise ModelLoadError("the model folder holds no config.json")
-    return make_config(hf, read_json(folder, "generation_config.json"))
+    return make_config(hf, read_json(folder, "generation_config.json"), architecture)
 
 
-def make_config(hf: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
-    """The configuration that these two JSON objects describe."""
+def make_config(
+    hf: dict[str, Any], generation: dict[str, Any] | None = None, architecture: str | None = None
+) -> ModelConfig:
+    """The configuration that these two JSON objects describe, for this architecture if it is given."""
     fields = Fields(hf)
     recommended = Fields(generation or {}, "generation_config.json")
-    architectures = fields.strings("architectures")
-    if not architectures:
+    named = (fields.strings("architectures") or (None,))[0]
+    whole = named if named in MULTIMODAL else None
+    if whole is not None:
+        named, fields = _text_part(fields, MULTIMODAL[whole])
+    if architecture is None and named is None:
         raise fields.error("architectures", "is missing: it must name the model's class")
     return ModelConfig(
-        hf=hf,
-        architecture=architectures[0],
-        vocab_size=fields.integer("vocab_size"),
-        max_model_len=_max_model_len(fields),
+        hf=hf if whole is None else dict(fields.values),
+        architecture=architecture or str(named),
         dtype=_dtype(fields),
         eos_token_ids=recommended.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
         generation=_generation_defaults(recommended),
+        whole=whole,
     )
+
+
+def _text_part(fields: Fields, whole: Multimodal) -> tuple[str, Fields]:
+    """The class of the text model, and its config as it would be on its own."""
+    text = fields.object("text_config")
+    if text is None:
+        raise fields.error("text_config", "is missing")
+    model_type = text.string("model_type", next(iter(whole.texts)))
+    if model_type not in whole.texts:
+        raise text.error("model_type", f"{model_type!r} is not supported; known are {', '.join(whole.texts)}")
+    stated = {name: value for name, value in text.values.items() if value is not None}
+    shared = {name: fields.values[name] for name in SHARED_FIELDS if fields.values.get(name) is not None}
+    tied = [part.values["tie_word_embeddings"] for part in (text, fields) if "tie_word_embeddings" in part]
+    values = {**text.values, **whole.defaults, **shared, **stated}
+    if tied:
+        values["tie_word_embeddings"] = next((value for value in tied if value), tied[0])
+    return whole.texts[model_type], Fields(values, text.where)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -244,13 +293,15 @@ def _dtype(fields: Fields) -> str | None:
 
 
 def _generation_defaults(fields: Fields) -> GenerationDefaults:
-    temperature = fields.optional_number("temperature", minimum=0.0)
+    """Within the limits of `SamplingParams`, so that a request without parameters is as safe as one with them."""
+    temperature = fields.optional_number("temperature", 0.0, 100.0)
+    top_p = fields.optional_number("top_p", 0.0, 1.0)
     return GenerationDefaults(
         temperature=temperature if fields.boolean("do_sample", True) else 0.0,
         top_k=fields.optional_integer("top_k", minimum=-1),
-        top_p=fields.optional_number("top_p", minimum=0.0),
-        min_p=fields.optional_number("min_p", minimum=0.0),
-        repetition_penalty=fields.optional_number("repetition_penalty", minimum=0.0),
+        top_p=MIN_TOP_P if top_p == 0.0 else top_p,
+        min_p=fields.optional_number("min_p", 0.0, 1.0),
+        repetition_penalty=fields.optional_number("repetition_penalty", 1e-3, 1e3),
         max_new_tokens=fields.optional_integer("max_new_tokens"),
     )
 

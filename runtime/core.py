@@ -3,11 +3,15 @@ owns the device.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+import msgspec
+
+from sirocco.runtime.pace import Pace
 from sirocco.runtime.plan import Plan, StepResult
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.wire import Abort, Command, EmbedRequest, EngineRequest, Outputs, Pause, SequenceOutput
@@ -17,6 +21,10 @@ logger = logging.getLogger("sirocco.engine")
 
 class Runner(Protocol):
     """Carries out plans. `launch` does not wait for the device, `fetch` does."""
+
+    @property
+    def graph_misses(self) -> int:
+        """Steps of decodes that no captured graph held."""
 
     def launch(self, plan: Plan) -> Any: ...
 
@@ -33,13 +41,18 @@ class Core(Protocol):
 
 
 class EngineCore:
-    """Steps with up to `depth` plans in flight while the next one is made: 0 on a CPU, 1 on a GPU."""
+    """Steps with up to `depth` plans in flight while the next one is made: 0 on a CPU, 1 on a GPU.
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, depth: int = 0) -> None:
+    `pace` hears how long decode steps take, on a CPU.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, depth: int = 0, pace: Pace | None = None) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.depth = depth
+        self.pace = pace
         self._in_flight: deque[tuple[Plan, Any]] = deque()
+        self._decoded = 0  # rows of the last plan if each had one token
 
     def apply(self, command: Command) -> None:
         """Take in one command from a client."""
@@ -54,12 +67,19 @@ class EngineCore:
                 raise AssertionError("the client sends no texts to embed to a model that generates")
 
     def advance(self) -> tuple[bool, Outputs]:
+        started = time.perf_counter()
         busy, outputs = self.step()
-        return busy, Outputs(outputs, self.scheduler.stats())
+        if self.pace is not None and self._decoded:
+            self.pace.observe(self._decoded, time.perf_counter() - started)
+        stats = self.scheduler.stats()
+        if misses := self.runner.graph_misses:
+            stats = msgspec.structs.replace(stats, graph_misses=misses)
+        return busy, Outputs(outputs, stats)
 
     def step(self) -> tuple[bool, list[SequenceOutput]]:
         """Launch one plan and commit the one before it. False when there is nothing to do until a command comes."""
         plan = self.scheduler.plan()
+        self._decoded = len(plan.counts) if plan and sum(plan.counts) == len(plan.counts) else 0
         outputs: list[SequenceOutput] = []
         if plan:
             try:

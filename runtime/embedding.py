@@ -14,6 +14,7 @@ from sirocco.runtime.embedding_stages import Stages, read_stages
 from sirocco.runtime.errors import ContextLengthError, RequestError
 from sirocco.runtime.models.device import choose_device
 from sirocco.runtime.models.load import refuse_quantised
+from sirocco.runtime.models.registry import class_name
 
 MAX_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 32768}  # of one forward, unless a single sequence has more
 TRUNCATABLE = ("Gemma3TextModel", "Qwen3ForCausalLM", "Qwen3Model")  # trained so that vectors may be cut short
@@ -88,19 +89,25 @@ class Embedder:
             raise RequestError(f"dimensions must be one of {allowed}, got {dimensions}", "dimensions")
 
 
-def is_embedder(folder: Path) -> bool:
-    """Whether a folder is meant for embeddings: it has the `modules.json` of sentence-transformers, or an encoder."""
+def is_embedder(folder: Path, arch: str | None = None) -> bool:
+    """Whether a folder is meant for embeddings: it has the `modules.json` of sentence-transformers, or an encoder.
+
+    `arch` names an architecture in place of the one in config.json.
+    """
     if (folder / "modules.json").is_file():
         return True
-    return is_encoder(read_config(folder).architecture)
+    return is_encoder(read_config(folder, class_name(arch)).architecture)
 
 
-def load_embedder(folder: Path, dtype: str = "auto", device: str = "auto", progress: bool = True) -> Embedder:
+def load_embedder(
+    folder: Path, dtype: str = "auto", device: str = "auto", progress: bool = True, arch: str | None = None
+) -> Embedder:
     """Load an embedder's folder: a model, and `modules.json` with what follows it where there is one.
 
-    Without it, hidden states are averaged, or the last one is taken where attention is causal. Raises `ModelLoadError`.
+    Without it, hidden states are averaged, or the last one is taken where attention is causal. `arch` is as in
+    `is_embedder`. Raises `ModelLoadError`.
     """
-    config = read_config(folder)
+    config = read_config(folder, class_name(arch))
     refuse_quantised(config)
     run_device = choose_device(device)
     backbone = make_backbone(config, run_device)

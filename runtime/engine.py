@@ -17,8 +17,13 @@ class Engine:
 
     `model` is a folder, a hub id or "demo". `dtype` and `device` are names or "auto". `kv_memory` bounds the cache in
     bytes, `chunk_size` the tokens of a prompt that are computed in one step. `batch_invariant` makes results bitwise
-    independent of what else is computed beside a request. Use it with `with`, or call `close`; methods may be called
-    from any thread. Raises `ModelLoadError` when the model cannot be loaded.
+    independent of what else is computed beside a request. Further options, by keyword: `arch` forces an architecture (a
+    class or family name) on a model whose config.json names another; `revision`, `token_source` ("literal:TOKEN",
+    "env:NAME", "path:FILE", "cache" or "none") and `offline` say how a hub id is fetched; `max_model_len` shortens the
+    context, `max_waiting` bounds the queue, `chat_template` replaces the model's own, `progress` shows a bar.
+
+    Use it with `with`, or call `close`; methods may be called from any thread. Raises `ModelLoadError` when the model
+    cannot be loaded.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ changes (ids, positions, slots, lengths, tables, the attention kernels' work) li
 request compute token 0 at position 0 over the null block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch, refill
 from sirocco.runtime.blocks import NULL_BLOCK
-from sirocco.runtime.models.spec import AttentionSpec, DynamicScaling, LongropeScaling, MlpSpec, ModelSpec
+from sirocco.runtime.models.spec import AttentionSpec, DynamicScaling, LongropeScaling, MlaSpec, MlpSpec, ModelSpec
+from sirocco.runtime.models.step import Placement
 
 MAX_ROWS = 512  # beyond, a step computes for so long that its launches do not show
 
@@ -29,13 +30,13 @@ class Graph(Protocol):
 
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]  # captures a function and the tensor that it returns
-Forward = Callable[[Tensor, Tensor, AttentionBatch, Tensor], Tensor]  # ids, positions, layout, slot mapping
+Forward = Callable[..., Tensor]  # ids, positions, a placement for each group of layers
 
 
 def capturable(spec: ModelSpec) -> bool:
     """Whether a step launches the same kernels whatever its lengths: attention and dense feed-forwards do."""
     return all(
-        isinstance(block.mixer, AttentionSpec)
+        isinstance(block.mixer, AttentionSpec | MlaSpec)
         and isinstance(block.ffn, MlpSpec)
         and (block.mixer.rope is None or not isinstance(block.mixer.rope.scaling, DynamicScaling | LongropeScaling))
         for block in spec.layers
@@ -62,14 +63,16 @@ class CudaCapture:
 
 
 class DecodeGraphs:
-    """Captures for up to `max_rows` rows over `tokens` [slots, L] and `tables` [slots, P], whose last slot is nobody's.
+    """Captures for up to `max_rows` rows over `tokens` [slots, L] and tables [slots, P], whose last slot is nobody's.
 
-    They are made once, by `capture`; a step of decodes that finds none counts as a miss and runs uncaptured.
+    There is a table for each group of layers. The captures are made once, by `capture`; a step of decodes that finds
+    none counts as a miss and runs uncaptured.
     """
 
-    def __init__(self, forward: Forward, tokens: Tensor, tables: Tensor, block_size: int, max_rows: int) -> None:
+    def __init__(
+        self, forward: Forward, tokens: Tensor, tables: Sequence[Tensor], block_size: int, max_rows: int
+    ) -> None:
         self.misses = 0
-        self._tables = tables
         self._captures: list[_Captured] = []
         # The largest first: smaller ones then find their memory in the pool.
         sizes = reversed(row_buckets(max_rows))
@@ -79,13 +82,13 @@ class DecodeGraphs:
         """Record every step; to be called before the first request."""
         self._captures = sorted((_Captured(one, capture) for one in self._buffers), key=lambda one: one.rows)
 
-    def replay(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> Tensor | None:
+    def replay(self, slots: IntArray, positions: IntArray, slot_mappings: Sequence[IntArray]) -> Tensor | None:
         """Hidden states [B, C] of one token in each of B slots, which the next replay overwrites; None for a miss."""
         captured = next((one for one in self._captures if one.rows >= len(slots)), None)
         if captured is None:
             self.misses += 1
             return None
-        return captured.replay(slots, positions, slot_mapping)
+        return captured.replay(slots, positions, slot_mappings)
 
 
 def row_buckets(max_rows: int) -> list[int]:
@@ -98,45 +101,57 @@ def row_buckets(max_rows: int) -> list[int]:
 class _Buffers:
     """The tensors of a step of `rows` decodes, and the step over them."""
 
-    def __init__(self, forward: Forward, tokens: Tensor, tables: Tensor, block_size: int, rows: int) -> None:
+    def __init__(self, forward: Forward, tokens: Tensor, tables: Sequence[Tensor], block_size: int, rows: int) -> None:
         device = tokens.device
         self.rows = rows
         self._forward = forward
         self._tokens = tokens
         self._tables = tables
-        self._nobody = len(tables) - 1
+        self._nobody = len(tokens) - 1
         self._null_slot = NULL_BLOCK * block_size
-        self._indices = torch.empty(3, rows, dtype=torch.int64, device=device)  # slots, positions, slot mapping
-        self._layout = AttentionBatch(
-            cu_seqlens_q=torch.arange(rows + 1, dtype=torch.int32, device=device),
-            seq_lens=torch.ones(rows, dtype=torch.int32, device=device),
-            block_table=torch.zeros(rows, tables.shape[1], dtype=torch.int32, device=device),
-            query_lens=[1] * rows,
-            kv_lens=[1] * rows,
-            static=True,
-        )
+        # Slots, positions, and a slot mapping for each table.
+        self._indices = torch.empty(2 + len(tables), rows, dtype=torch.int64, device=device)
+        self._seq_lens = torch.ones(rows, dtype=torch.int32, device=device)
+        self._kv_lens = [1] * rows
+        cu_seqlens_q = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        self._placements = [
+            Placement(
+                AttentionBatch(
+                    cu_seqlens_q=cu_seqlens_q,
+                    seq_lens=self._seq_lens,
+                    block_table=torch.zeros(rows, table.shape[1], dtype=torch.int32, device=device),
+                    query_lens=[1] * rows,
+                    kv_lens=self._kv_lens,
+                    static=True,
+                ),
+                slot_mapping,
+            )
+            for table, slot_mapping in zip(tables, self._indices[2:], strict=True)
+        ]
         nobody = np.zeros(0, np.int64)
-        self.write(nobody, nobody, nobody)
+        self.write(nobody, nobody, [nobody] * len(tables))
 
-    def write(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> None:
+    def write(self, slots: IntArray, positions: IntArray, slot_mappings: Sequence[IntArray]) -> None:
         """Set the rows of the next step; nothing waits for the device."""
-        packed = np.zeros((3, self.rows), np.int64)
+        packed = np.zeros((2 + len(slot_mappings), self.rows), np.int64)
         packed[0, len(slots) :] = self._nobody
-        packed[2, len(slots) :] = self._null_slot
-        packed[:, : len(slots)] = slots, positions, slot_mapping
-        self._layout.kv_lens[:] = (packed[1] + 1).tolist()
+        packed[2:, len(slots) :] = self._null_slot
+        packed[:, : len(slots)] = slots, positions, *slot_mappings
+        self._kv_lens[:] = (packed[1] + 1).tolist()
         host = torch.from_numpy(packed)
         if self._indices.is_cuda:
             host = host.pin_memory()
         self._indices.copy_(host, non_blocking=True)
-        refill(self._layout)
+        for placement in self._placements:
+            refill(placement.batch)
 
     def step(self) -> Tensor:
         """Hidden states [rows, C]."""
-        slots, positions, slot_mapping = self._indices
-        torch.index_select(self._tables, 0, slots, out=self._layout.block_table)
-        torch.add(positions, 1, out=self._layout.seq_lens)
-        return self._forward(self._tokens[slots, positions], positions, self._layout, slot_mapping)
+        slots, positions = self._indices[:2]
+        for table, placement in zip(self._tables, self._placements, strict=True):
+            torch.index_select(table, 0, slots, out=placement.batch.block_table)
+        torch.add(positions, 1, out=self._seq_lens)
+        return self._forward(self._tokens[slots, positions], positions, *self._placements)
 
 
 class _Captured:
@@ -147,7 +162,7 @@ class _Captured:
         self._buffers = buffers
         self._graph, self._hidden = capture(buffers.step)
 
-    def replay(self, slots: IntArray, positions: IntArray, slot_mapping: IntArray) -> Tensor:
-        self._buffers.write(slots, positions, slot_mapping)
+    def replay(self, slots: IntArray, positions: IntArray, slot_mappings: Sequence[IntArray]) -> Tensor:
+        self._buffers.write(slots, positions, slot_mappings)
         self._graph.replay()
         return self._hidden[: len(slots)]

@@ -6,8 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from sirocco.kernels.native.build import library_path, machine_key
 
@@ -21,7 +21,8 @@ _MADV_HUGEPAGE = 14
 _HUGE = 2 << 20
 
 
-class Threads(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Threads:
     """How torch's pool computes: how many threads, and whether they spin a little before they sleep."""
 
     count: int
@@ -101,7 +102,7 @@ def chosen_threads() -> Threads:
     try:
         found = measured_threads(path, most)
         if _quiet():  # else it holds for now, and the next start measures again
-            known.write_text(json.dumps(found))
+            known.write_text(json.dumps([found.count, found.spin]))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         logger.info("threads were not measured: %s", error)
         return plain

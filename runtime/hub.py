@@ -5,35 +5,50 @@ import re
 from pathlib import Path
 
 from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.token_source import CACHE, check_token_source, read_token
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "data" / "demo"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "vocab*", "merges.txt", "*.tiktoken")
-# A second copy of the weights in the publisher's own layout, and files of folders that are not the model's.
-UNWANTED = ("consolidated*", "*/*.safetensors", "original/*", "onnx/*", "openvino/*")
+REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")  # a branch, a tag or a commit; it is part of a path in the cache
+WANTED = (
+    *("*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "vocab*", "merges.txt", "*.tiktoken"),
+    "[0-9]*/pytorch_model.bin",
+)
+# A second copy of the weights in the publisher's own layout, and files of folders that are not the model's. Those that
+# a number begins are stages of sentence-transformers.
+UNWANTED = ("consolidated*", "[!0-9]*/*.safetensors", "original/*", "onnx/*", "openvino/*")
+# Asked for where there are no safetensors.
+OLD_WANTED = ("*.bin", "*.pt", "*.pth")
+OLD_UNWANTED = ("consolidated*", "[!0-9]*/*", "training_args*", "optimizer*", "scheduler*", "rng_state*")
 
 
 def resolve_model(
-    name: str, revision: str | None = None, token: str | None = None, offline: bool | None = None
+    name: str, revision: str | None = None, token_source: str = CACHE, offline: bool | None = None
 ) -> Path:
     """The folder of a model: "demo", an existing folder, or a hub id, downloaded where it is not cached.
 
-    `offline` None follows HF_HUB_OFFLINE. Raises `ModelLoadError` saying what stands in the way.
+    `token_source` is one of `token_source.py`'s forms; `offline` None follows HF_HUB_OFFLINE. Raises `ModelLoadError`
+    saying what stands in the way.
     """
-    if name == DEMO:
-        return _demo()
+    check_token_source(token_source)
     if not name:
         raise ModelLoadError("the name of a model must not be empty")
     path = Path(name).expanduser()
+    if revision is not None and (name == DEMO or path.is_dir()):
+        raise ModelLoadError(f"{name!r} has no revisions: only a hub id has")
+    if revision is not None and not REVISION.fullmatch(revision):
+        raise ModelLoadError(f"{revision!r} is not the name of a revision")
+    if name == DEMO:
+        return _demo()
     if path.is_dir():
         return path.resolve()
     if path.exists():
         raise ModelLoadError(f"{model_id(name)!r} is a file; a model is a folder or a hub id")
     if _looks_like_path(name):
         raise ModelLoadError(f"there is no such folder: {name}")
-    return _download(name, revision, token, offline)
+    return _download(name, revision, token_source, offline)
 
 
 def model_id(name: str) -> str:
@@ -53,10 +68,29 @@ def _demo() -> Path:
     return DEMO_FOLDER
 
 
-def _download(name: str, revision: str | None, token: str | None, offline: bool | None) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
+def _download(name: str, revision: str | None, token_source: str, offline: bool | None) -> Path:
+    from huggingface_hub import constants
 
-    offline = constants.is_offline_mode() if offline is None else offline
+    if offline is None:
+        offline = constants.is_offline_mode()
+    token = False if offline else read_token(token_source)
+    folder = _snapshot(name, revision, token, offline, WANTED, UNWANTED)
+    if not any(folder.glob("*.safetensors")):
+        # A snapshot is named after its commit: the weights are of the same one, whatever has been published since.
+        _snapshot(name, folder.name, token, offline, OLD_WANTED, OLD_UNWANTED)
+    return folder
+
+
+def _snapshot(
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    offline: bool,
+    wanted: tuple[str, ...],
+    unwanted: tuple[str, ...],
+) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
     what = f"{name!r} at revision {revision!r}" if revision else repr(name)
     try:
         folder = snapshot_download(
@@ -64,8 +98,8 @@ def _download(name: str, revision: str | None, token: str | None, offline: bool 
             revision=revision,
             token=token,
             local_files_only=offline,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(UNWANTED),
+            allow_patterns=list(wanted),
+            ignore_patterns=list(unwanted),
         )
     except errors.GatedRepoError:
         raise ModelLoadError(f"access to {what} is restricted: accept its terms on the hub and give a token") from None

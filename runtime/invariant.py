@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.runtime.models.step import Placement
 from sirocco.runtime.runner import Batch, ModelRunner
 
 PANEL = 16
@@ -32,19 +33,29 @@ class InvariantRunner(ModelRunner):
         count = len(positions)
         padding = PANEL - count
         lengths = [*(positions + 1).tolist(), *[1] * padding]
-        table = batch.attention.block_table[rows[tokens]]
-        attention = AttentionBatch(
-            cu_seqlens_q=torch.arange(PANEL + 1, dtype=torch.int32, device=self.device),
-            seq_lens=torch.tensor(lengths, dtype=torch.int32, device=self.device),
-            block_table=torch.cat([table, table.new_zeros(padding, table.shape[1])]),
-            query_lens=[1] * PANEL,
-            kv_lens=lengths,
-        )
-        slots = batch.slot_mapping[tokens]
-        slots = torch.cat([slots, slots.new_zeros(padding)])  # slot 0 belongs to the null block
-        regimes = None if batch.rope_regimes is None else _pad(batch.rope_regimes[tokens])
+        cu_seqlens_q = torch.arange(PANEL + 1, dtype=torch.int32, device=self.device)
+        seq_lens = torch.tensor(lengths, dtype=torch.int32, device=self.device)
+
+        def place(table: Tensor, slots: Tensor) -> Placement:
+            attention = AttentionBatch(
+                cu_seqlens_q=cu_seqlens_q,
+                seq_lens=seq_lens,
+                block_table=_pad(table[rows[tokens]]),
+                query_lens=[1] * PANEL,
+                kv_lens=lengths,
+            )
+            return Placement(attention, _pad(slots[tokens]))  # slot 0 belongs to the null block
+
+        first = place(batch.attention.block_table, batch.slot_mapping)
         hidden = self.model.forward(
-            _pad(batch.token_ids[tokens]), _pad(positions), attention, slots, self.caches, None, regimes
+            _pad(batch.token_ids[tokens]),
+            _pad(positions),
+            first.batch,
+            first.slot_mapping,
+            self.caches,
+            None,
+            None if batch.rope_regimes is None else _pad(batch.rope_regimes[tokens]),
+            [place(other.batch.block_table, other.slot_mapping) for other in batch.others],
         )
         return hidden[:count]
 

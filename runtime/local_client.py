@@ -3,7 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
+
+import msgspec
 
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.core import Core, run_engine
@@ -27,7 +30,9 @@ class LocalClient(EngineClient):
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def start(self) -> EngineInfo:
+    async def start(self, folder: Path | None = None) -> EngineInfo:
+        if folder is not None:
+            self.options = msgspec.structs.replace(self.options, folder=str(folder))
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[EngineInfo] = loop.create_future()
         self._thread = threading.Thread(target=self._run, args=(loop, ready), name="sirocco-engine", daemon=True)

@@ -27,8 +27,9 @@ class Plan:
     """Row i computes `counts[i]` tokens of the request in `slots[i]`, from position `starts[i]` on.
 
     Rows that sample draw the token at position `starts[i] + counts[i]`; the runner keeps it, so a later plan may
-    compute it before the scheduler has seen it. Rows one token behind come first. `new_blocks` are (slot, index in its
-    table, block ids).
+    compute it before the scheduler has seen it. Rows one token behind come first. `new_blocks` are (slot, group of
+    layers, index in its table, block ids). Before the step the recurrent states in `restores` are copied, (snapshot,
+    slot); after it those in `saves`, (row, snapshot).
     """
 
     slots: list[int] = field(default_factory=list)
@@ -36,7 +37,9 @@ class Plan:
     counts: list[int] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
-    new_blocks: list[tuple[int, int, list[int]]] = field(default_factory=list)
+    new_blocks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    restores: list[tuple[int, int]] = field(default_factory=list)
+    saves: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,7 @@ import time
 from array import array
 from collections import OrderedDict, deque
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
@@ -55,7 +56,9 @@ class ProcessClient(EngineClient):
         """Process id of the engine, while there is one."""
         return None if self._process is None else self._process.pid
 
-    async def start(self) -> EngineInfo:
+    async def start(self, folder: Path | None = None) -> EngineInfo:
+        if folder is not None:
+            self.options = msgspec.structs.replace(self.options, folder=str(folder))
         ended = await self._launch()
         self._keeper = asyncio.create_task(self._keep(ended))
         return self.info

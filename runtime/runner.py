@@ -17,12 +17,15 @@ from sirocco.kernels.attention import AttentionBatch
 from sirocco.kernels.mamba import StateBatch
 from sirocco.kernels.sampling import token_logprobs
 from sirocco.runtime.graphs import Capture, DecodeGraphs
-from sirocco.runtime.models.cache import Cache
+from sirocco.runtime.models.cache import Cache, StateCache
+from sirocco.runtime.models.cache_spec import CacheGroup
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.spec import regime_limit
+from sirocco.runtime.models.step import Placement
 from sirocco.runtime.plan import Admission, Plan, StepResult
 from sirocco.runtime.request import TokenLogprob
 from sirocco.runtime.sampler import Sampled, SampledCopy, Sampler
+from sirocco.runtime.table_mirror import TableMirror, by_group
 from sirocco.runtime.transfer import to_device
 
 LOGITS_ROWS = 128  # prompt positions whose logits are computed at a time where their log probabilities are asked for
@@ -40,7 +43,7 @@ class Layout:
     cu_seqlens: NDArray[np.int32]  # [B + 1]
     token_slots: IntArray  # [T]
     positions: IntArray  # [T]
-    slot_mapping: IntArray  # [T]
+    slot_mappings: list[IntArray]  # [T] for each group of layers
     samples: NDArray[np.bool_]  # [B] rows that sample
 
     @property
@@ -65,6 +68,7 @@ class Batch:
     attention: AttentionBatch
     states: StateBatch | None = None  # where the model is recurrent
     rope_regimes: Tensor | None = None  # [T], where its rotary embedding depends on a request's length
+    others: tuple[Placement, ...] = ()  # for groups of layers after the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,10 @@ class Step:
 
 
 class ModelRunner:
-    """Mirrors `max_num_seqs` slots of up to `max_model_len` tokens over the caches' blocks."""
+    """Mirrors `max_num_seqs` slots of up to `max_model_len` tokens over the caches' blocks.
+
+    Recurrent states of running requests lie in the caches' first slots, those kept for prefixes behind them.
+    """
 
     def __init__(
         self,
@@ -86,6 +93,7 @@ class ModelRunner:
         max_num_seqs: int,
         max_model_len: int,
         device: torch.device,
+        groups: Sequence[CacheGroup],
     ) -> None:
         self.model = model
         self.caches = caches
@@ -94,11 +102,11 @@ class ModelRunner:
         self.sampler = Sampler(max_num_seqs, model.spec.vocab_size, device)
         # One slot more, which stays empty: padding rows of a captured step are its.
         self._tokens = torch.zeros(max_num_seqs + 1, max_model_len + 1, dtype=torch.int32, device=device)
-        self._tables = np.zeros((max_num_seqs + 1, -(-max_model_len // self.block_size)), np.int32)
-        self._device_tables: Tensor | None = None
+        self._tables = [TableMirror(group, max_num_seqs + 1, max_model_len, block_size) for group in groups]
         self._graphs: DecodeGraphs | None = None
         self._num_prompt = np.zeros(max_num_seqs, np.int64)
-        self._is_recurrent = model.spec.cache_bytes_per_request(1) > 0
+        self._states = [cache for cache in caches if isinstance(cache, StateCache)]
+        self._first_snapshot = max_num_seqs
         self._has_regimes = regime_limit(model.spec, 0) is not None
         self._regimes = np.zeros(max_num_seqs + 1, np.int64)
         self._prompt_logprobs: dict[int, int] = {}  # slot -> alternatives asked for
@@ -106,13 +114,14 @@ class ModelRunner:
     @torch.inference_mode()
     def capture(self, capture: Capture) -> None:
         """Capture decode steps of all numbers of rows, before the first request."""
-        self._device_tables = torch.from_numpy(self._tables).to(self.device, copy=True)
         self._graphs = DecodeGraphs(
-            lambda ids, positions, layout, slots: self.model(ids, positions, layout, slots, self.caches),
+            lambda ids, positions, first, *others: self.model(
+                ids, positions, first.batch, first.slot_mapping, self.caches, others=others
+            ),
             self._tokens,
-            self._device_tables,
+            [table.to(self.device) for table in self._tables],
             self.block_size,
-            len(self._tables) - 1,
+            len(self._tokens) - 1,
         )
         self._graphs.capture(capture)
 
@@ -127,10 +136,14 @@ class ModelRunner:
         for admission in plan.admissions:
             self._admit(admission)
         self._extend_tables(plan)
+        if plan.restores:
+            self._copy_states([(self._first_snapshot + snapshot, slot) for snapshot, slot in plan.restores])
         layout = self.lay_out(plan)
         hidden = self._replay(layout)
         if hidden is None:
             hidden = self.forward(self.prepare(layout))
+        if plan.saves:
+            self._copy_states([(plan.slots[row], self._first_snapshot + snapshot) for row, snapshot in plan.saves])
         prompt_logprobs = self._score_prompts(plan, hidden) if self._prompt_logprobs else {}
         if not layout.samples.any():
             return Step(None, prompt_logprobs)
@@ -152,6 +165,7 @@ class ModelRunner:
             self.caches,
             batch.states,
             batch.rope_regimes,
+            batch.others,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -184,31 +198,43 @@ class ModelRunner:
             cu_seqlens=cu_seqlens,
             token_slots=token_slots,
             positions=positions,
-            slot_mapping=self._tables[token_slots, block].astype(np.int64) * self.block_size + offset,
+            slot_mappings=[table.slot_mapping(token_slots, block, offset) for table in self._tables],
             samples=np.array(plan.samples),
         )
 
     def prepare(self, layout: Layout) -> Batch:
         """The tensors of a step."""
         ends = layout.ends
-        tables = self._tables[layout.slots, : -(-int(ends.max()) // self.block_size)]
-        slots, positions, slot_mapping = to_device(
-            np.stack([layout.token_slots, layout.positions, layout.slot_mapping]), self.device
+        width = -(-int(ends.max()) // self.block_size)
+        slots, positions, *slot_mappings = to_device(
+            np.stack([layout.token_slots, layout.positions, *layout.slot_mappings]), self.device
         )
+        attention, *others = self._attention_batches(layout, width)
         return Batch(
             token_ids=self._tokens[slots, positions],
             positions=positions,
-            slot_mapping=slot_mapping,
-            attention=AttentionBatch(
-                cu_seqlens_q=to_device(layout.cu_seqlens, self.device),
-                seq_lens=to_device(ends.astype(np.int32), self.device),
-                block_table=to_device(tables, self.device),
-                query_lens=layout.counts,
-                kv_lens=ends.tolist(),
-            ),
-            states=self._state_batch(layout) if self._is_recurrent else None,
+            slot_mapping=slot_mappings[0],
+            attention=attention,
+            states=self._state_batch(layout) if self._states else None,
             rope_regimes=to_device(self._regimes[layout.token_slots], self.device) if self._has_regimes else None,
+            others=tuple(map(Placement, others, slot_mappings[1:])),
         )
+
+    def _attention_batches(self, layout: Layout, width: int) -> list[AttentionBatch]:
+        """The rows of a step over the tables of each group, which are read up to `width`."""
+        cu_seqlens_q = to_device(layout.cu_seqlens, self.device)
+        seq_lens = to_device(layout.ends.astype(np.int32), self.device)
+        kv_lens = layout.ends.tolist()
+        return [
+            AttentionBatch(
+                cu_seqlens_q=cu_seqlens_q,
+                seq_lens=seq_lens,
+                block_table=to_device(table.host[layout.slots, :width], self.device),
+                query_lens=layout.counts,
+                kv_lens=kv_lens,
+            )
+            for table in self._tables
+        ]
 
     def _state_batch(self, layout: Layout) -> StateBatch:
         """A request's state lies in its own slot, and begins with its first token."""
@@ -219,17 +245,18 @@ class ModelRunner:
         """Hidden states of a captured step; None where there is none."""
         if self._graphs is None or not layout.one_each:
             return None
-        return self._graphs.replay(layout.slots, layout.positions, layout.slot_mapping)
+        return self._graphs.replay(layout.slots, layout.positions, layout.slot_mappings)
 
     def _extend_tables(self, plan: Plan) -> None:
-        for slot, first, blocks in plan.new_blocks:
-            self._tables[slot, first : first + len(blocks)] = blocks
-        if self._device_tables is not None and plan.new_blocks:
-            width = self._tables.shape[1]
-            where = [slot * width + first + i for slot, first, blocks in plan.new_blocks for i in range(len(blocks))]
-            values = [block for _, _, blocks in plan.new_blocks for block in blocks]
-            index, block_ids = to_device(np.array([where, values], np.int64), self.device)
-            self._device_tables.view(-1).index_copy_(0, index, block_ids.to(torch.int32))
+        if plan.new_blocks:
+            for table, changes in zip(self._tables, by_group(plan.new_blocks, len(self._tables)), strict=True):
+                table.extend(changes)
+
+    def _copy_states(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy recurrent states from slots to slots."""
+        sources, targets = to_device(np.array(pairs, np.int64).T, self.device)
+        for cache in self._states:
+            cache.copy(sources, targets)
 
     def _admit(self, admission: Admission) -> None:
         slot = admission.slot

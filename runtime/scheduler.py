@@ -8,13 +8,15 @@ requests forward. Chunked prefill, prefix hits and preemption are all that one n
 import heapq
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from operator import attrgetter
 
-from sirocco.runtime.blocks import NULL_BLOCK, BlockPool
+from sirocco.runtime.blocks import BlockGroup, BlockPool
 from sirocco.runtime.plan import Admission, Plan, StepResult
-from sirocco.runtime.prefix import extend_digests, root_digest
+from sirocco.runtime.prefix import Match, PrefixCache, extend_digests, root_digest
 from sirocco.runtime.request import FinishReason, TokenLogprob
 from sirocco.runtime.sequence import Regimes, Request
+from sirocco.runtime.state_keeper import StateKeeper
 from sirocco.runtime.wire import EngineRequest, EngineStats, SequenceOutput
 
 _urgency = attrgetter("urgency")
@@ -25,26 +27,30 @@ class Scheduler:
 
     `token_budget` bounds the tokens of a step; while other requests decode, prompts get at most `chunk_size` of them.
     With several prompts in line none takes more than half of what is left, so a short one starts beside a long one.
+    `groups` say what a block of the pool holds for which layers.
     """
 
     def __init__(
         self,
         pool: BlockPool,
+        groups: Sequence[BlockGroup],
         max_num_seqs: int,
         token_budget: int,
         chunk_size: int,
-        prefix_caching: bool = True,
+        prefix: PrefixCache | None = None,
         regimes: Regimes | None = None,
-        window: int | None = None,
     ) -> None:
         if token_budget < max_num_seqs:
             raise ValueError(f"token_budget {token_budget} cannot serve {max_num_seqs} sequences a step")
         self.pool = pool
+        self.groups = groups
         self.token_budget = token_budget
         self.chunk_size = chunk_size
-        self.prefix_caching = prefix_caching
+        self.prefix = prefix
         self.regimes = regimes
-        self.window = window
+        snapshots = None if prefix is None else prefix.snapshots
+        self._states = None if prefix is None or snapshots is None else StateKeeper(prefix, snapshots)
+        self._has_windows = any(group.window is not None for group in groups)
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._running: list[Request] = []  # most urgent first
         self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap; finished and paused entries are skipped
@@ -60,10 +66,10 @@ class Scheduler:
         choices = []
         for index in range(request.n):
             self._arrivals += 1
-            choices.append(Request(request, index, self._arrivals))
+            choices.append(Request(request, index, self._arrivals, self.groups))
         self._requests[request.id] = choices
         leader = choices[0]
-        if self.prefix_caching and request.sampling.prompt_logprobs is None:
+        if self.prefix is not None and request.sampling.prompt_logprobs is None:
             leader.followers = choices[1:]
             for follower in leader.followers:
                 follower.held = True
@@ -132,6 +138,7 @@ class Scheduler:
         if requests:
             budget = min(budget, self.chunk_size)
         self._plan_prefills(prefills, budget, plan, requests)
+        assert plan or not plan.admissions, "the runner hears of every admission"
         if plan:
             self._in_flight.append((plan, requests))
             self._steps += 1
@@ -149,6 +156,8 @@ class Scheduler:
                 if output is not None:
                     outputs.append(output)
             self._settle(request)
+        if self._states is not None:
+            self._states.commit(plan, requests)
         return outputs
 
     def fail(self, plan: Plan, message: str) -> list[SequenceOutput]:
@@ -159,6 +168,8 @@ class Scheduler:
                 outputs.append(SequenceOutput(request.id, request.index, [], "error", error=message))
                 self._end(request)
             self._settle(request)
+        if self._states is not None:
+            self._states.fail(plan)
         return outputs
 
     def _plan_prefills(self, prefills: deque[Request], budget: int, plan: Plan, requests: list[Request]) -> None:
@@ -172,6 +183,8 @@ class Scheduler:
                 if not self._admit(request, plan):
                     admitting = False  # a younger request must not take what this one waits for
                     continue
+                if request in prefills:  # preempted by an earlier row, and let in again
+                    prefills.remove(request)
             elif prefills:
                 request = prefills.popleft()
                 if request.slot < 0 or request.leaving:
@@ -181,6 +194,8 @@ class Scheduler:
             num_left -= 1
             share = budget if num_left <= 0 else max(budget // 2, 1)
             count = min(request.num_pending, share)
+            if self._states is not None:
+                count = self._states.up_to_border(request, count)
             if not self._reserve(request, count, plan, requests):
                 break
             self._append_row(request, count, plan, requests)
@@ -193,24 +208,20 @@ class Scheduler:
 
     def _admit(self, request: Request, plan: Plan) -> bool:
         """Give a waiting request a slot and what the prefix cache has of it, if the rest of its tokens finds room."""
-        size = self.pool.block_size
         if self.regimes is not None:
             self._set_regime(request, self.regimes)
-        hits: list[int] = []
-        if self.prefix_caching and request.sampling.prompt_logprobs is None:
-            extend_digests(request.digests, request.root, request.token_ids, size)
-            hits = self.pool.find(request.digests[: (len(request.token_ids) - 1) // size])  # one token must be computed
+        match = self._match(request)
+        hits = [] if match is None else match.blocks
         self.pool.share(hits)
-        needed = -(-len(request.token_ids) // size) - len(hits)
-        if needed > self.pool.num_free and self._running:
+        needed = sum(group.blocks_for(len(request.token_ids), self.token_budget) for group in self.groups) - len(hits)
+        if needed > self.pool.num_free and (self._running or self._in_flight):
             self.pool.free(reversed(hits))
             return False
         heapq.heappop(self._waiting)
         self._dequeued(request)
         request.slot = self._free_slots.pop()
-        request.blocks = hits
-        request.num_registered = len(hits)
-        request.num_computed = len(hits) * size
+        if match is not None:
+            self._begin_at(request, match, plan)
         if request.num_cached is None:
             request.num_cached = request.num_computed
             self._queries += request.num_prompt
@@ -227,9 +238,25 @@ class Scheduler:
                 request.regime,
             )
         )
-        if hits:
-            plan.new_blocks.append((request.slot, 0, hits.copy()))
         return True
+
+    def _match(self, request: Request) -> Match | None:
+        """What the prefix cache has of a request; None for one that shares nothing."""
+        if self.prefix is None or request.sampling.prompt_logprobs is not None:
+            return None
+        extend_digests(request.digests, request.root, request.token_ids, self.prefix.unit)
+        return self.prefix.match(request.digests, len(request.token_ids) - 1)  # one token must be computed
+
+    def _begin_at(self, request: Request, match: Match, plan: Plan) -> None:
+        """Let a request that was given a slot start where a known prefix ends."""
+        assert self.prefix is not None
+        for extension in request.tables.adopt(match.found):
+            plan.new_blocks.append((request.slot, *extension))
+        request.num_computed = request.num_saved = match.length
+        request.num_registered = match.length // self.prefix.unit
+        if match.snapshot is not None:
+            plan.restores.append((match.snapshot, request.slot))
+        request.border = (len(request.token_ids) - 1) // self.prefix.border * self.prefix.border
 
     def _set_regime(self, request: Request, regimes: Regimes) -> None:
         """The regime of what it has by now. Blocks are shared within a regime only."""
@@ -242,34 +269,25 @@ class Scheduler:
 
     def _reserve(self, request: Request, count: int, plan: Plan, requests: list[Request]) -> bool:
         """Own blocks for `count` more tokens, preempting less urgent requests that are not in this plan."""
-        if self.window is not None:
-            self._give_back_before(request, request.num_computed - self.window + 1)
-        have = len(request.blocks)
-        needed = -(-(request.num_computed + count) // self.pool.block_size) - have
-        if needed <= 0:
+        tables, length = request.tables, request.num_computed + count
+        if length <= tables.room:
             return True
-        while (blocks := self.pool.allocate(needed)) is None:
+        if self._has_windows:  # steps in flight read the blocks before they are written anew
+            self.pool.free(tables.leave(request.num_computed))
+        missing = tables.missing(length)
+        while (blocks := self.pool.allocate(sum(missing))) is None:
             victim = None if self._num_leaving else self._victim(request, requests)
             if victim is None:
                 return False  # nobody to displace, or somebody's last step is about to make room
             self._preempt(victim)
-        request.blocks += blocks
-        plan.new_blocks.append((request.slot, have, blocks))
+        for extension in tables.extend(missing, blocks):
+            plan.new_blocks.append((request.slot, *extension))
         return True
-
-    def _give_back_before(self, request: Request, position: int) -> None:
-        """Free blocks that hold nothing from `position` on: steps in flight read them before they are written anew."""
-        first = position // self.pool.block_size
-        if first > request.num_left:
-            left = request.blocks[request.num_left : first]
-            request.blocks[request.num_left : first] = [NULL_BLOCK] * len(left)
-            request.num_left += len(left)
-            self.pool.free(left)
 
     def _victim(self, request: Request, requests: list[Request]) -> Request | None:
         """The least urgent running request outside this plan that `request` may displace; paused ones go first."""
         planned = set(map(id, requests))
-        others = [r for r in self._running if r is not request and id(r) not in planned and r.blocks]
+        others = [r for r in self._running if r is not request and id(r) not in planned and r.tables.room]
         paused = [r for r in others if r.paused]
         if paused:
             return paused[-1]
@@ -288,6 +306,8 @@ class Scheduler:
         request.num_in_flight += 1
         if samples:
             request.num_placeholders += 1
+        if self._states is not None:
+            self._states.plan(request, plan)
 
     def _retire(self, plan: Plan) -> list[Request]:
         oldest, requests = self._in_flight.popleft()
@@ -348,14 +368,13 @@ class Scheduler:
 
     def _register(self, request: Request, computed: int) -> None:
         """Hand the blocks that are full and computed to the prefix cache."""
-        size = self.pool.block_size
-        full = min(computed // size, len(request.blocks))
-        if not self.prefix_caching or full <= request.num_registered:
+        if self.prefix is None:
             return
-        extend_digests(request.digests, request.root, request.token_ids, size)
-        for index in range(request.num_registered, full):
-            if index >= request.num_left:
-                self.pool.register(request.blocks[index], request.digests[index])
+        full = min(computed, request.tables.room) // self.prefix.unit
+        if full <= request.num_registered:
+            return
+        extend_digests(request.digests, request.root, request.token_ids, self.prefix.unit)
+        self.prefix.register(request.tables, request.digests, request.num_registered, full)
         request.num_registered = full
 
     def _settle(self, request: Request) -> None:
@@ -433,10 +452,8 @@ class Scheduler:
             self._give_back(request)
 
     def _give_back(self, request: Request) -> None:
-        self.pool.free(reversed(request.blocks[request.num_left :]))
-        request.blocks = []
-        request.num_left = 0
-        request.num_registered = 0
+        self.pool.free(request.tables.clear())
+        request.num_registered = request.num_saved = request.border = 0
         if request.slot >= 0:
             self._free_slots.append(request.slot)
             request.slot = -1

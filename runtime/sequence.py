@@ -1,10 +1,12 @@
 """A request as the scheduler sees it: one sequence of tokens and how far it has come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sirocco.runtime.blocks import BlockGroup
 from sirocco.runtime.prefix import root_digest
 from sirocco.runtime.request import TokenLogprob
+from sirocco.runtime.tables import BlockTables
 from sirocco.runtime.wire import EngineRequest
 
 
@@ -23,7 +25,7 @@ class Request:
     """One sequence: a choice of an `EngineRequest`. Mutable, owned by the scheduler."""
 
     __slots__ = (
-        "blocks",
+        "border",
         "digests",
         "finished",
         "followers",
@@ -34,10 +36,10 @@ class Request:
         "num_cached",
         "num_computed",
         "num_in_flight",
-        "num_left",
         "num_placeholders",
         "num_prompt",
         "num_registered",
+        "num_saved",
         "paused",
         "prompt_logprobs",
         "queued",
@@ -49,11 +51,12 @@ class Request:
         "seed",
         "slot",
         "stop_ids",
+        "tables",
         "token_ids",
         "urgency",
     )
 
-    def __init__(self, request: EngineRequest, index: int, arrival: int) -> None:
+    def __init__(self, request: EngineRequest, index: int, arrival: int, groups: Sequence[BlockGroup]) -> None:
         self.id = request.id
         self.index = index
         self.sampling = request.sampling
@@ -71,10 +74,11 @@ class Request:
         self.num_in_flight = 0  # steps in flight that hold a row of it
         self.num_cached: int | None = None  # prompt tokens found in the prefix cache at the first admission
         self.slot = -1
-        self.blocks: list[int] = []
-        self.num_left = 0  # of its first blocks, given back when they left the window
+        self.tables = BlockTables(groups)
         self.digests: list[bytes] = []
-        self.num_registered = 0  # of its blocks, handed to the prefix cache
+        self.num_registered = 0  # of the units that digests name, handed to the prefix cache
+        self.border = 0  # where a recurrent state is saved for requests with the same prompt
+        self.num_saved = 0  # tokens at its last saved state
         self.queued = False  # has an entry in the waiting heap
         self.paused = False
         self.finished = False

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.mamba import StateBatch
 from sirocco.kernels.sampling import SamplingTensors, apply_penalties, sample, token_logprobs
 from sirocco.runtime.blocks import NULL_BLOCK
 from sirocco.runtime.models.cache import Cache
@@ -17,22 +18,34 @@ NUM_TOP = 20  # the most alternatives that OpenAI's API lets one ask for
 
 @torch.inference_mode()
 def warm_up(model: Decoder, caches: Sequence[Cache], block_size: int, max_model_len: int, device: torch.device) -> None:
-    """Compute a chunk beside a decode, both over the null block and of no consequence, and draw from the result."""
+    """Compute a decode beside a chunk and one alone, over the null block and of no consequence; draw from the result.
+
+    Recurrent layers leave what comes of it in the first slot, which a request that begins there ignores.
+    """
     context = min(CONTEXT, max_model_len)
-    queries = [1, min(CHUNK, context)]
-    start = context - queries[1]
-    positions = torch.tensor([context - 1, *range(start, context)], device=device)
+    for queries in ([1, min(CHUNK, context)], [1]):
+        hidden = _compute(model, caches, block_size, queries, context, device)
+    _draw(model.logits(hidden[-1:]))
+
+
+def _compute(
+    model: Decoder, caches: Sequence[Cache], block_size: int, queries: list[int], context: int, device: torch.device
+) -> torch.Tensor:
+    """Hidden states of the last so many tokens of requests of `context` tokens each."""
+    positions = torch.tensor([t for count in queries for t in range(context - count, context)], device=device)
+    ends = torch.tensor([0, *queries]).cumsum(0).to(device, torch.int32)
     layout = AttentionBatch(
-        cu_seqlens_q=torch.tensor([0, 1, sum(queries)], dtype=torch.int32, device=device),
-        seq_lens=torch.full((2,), context, dtype=torch.int32, device=device),
-        block_table=torch.full((2, -(-context // block_size)), NULL_BLOCK, dtype=torch.int32, device=device),
+        cu_seqlens_q=ends,
+        seq_lens=torch.full((len(queries),), context, dtype=torch.int32, device=device),
+        block_table=torch.full((len(queries), -(-context // block_size)), NULL_BLOCK, dtype=torch.int32, device=device),
         query_lens=queries,
-        kv_lens=[context, context],
+        kv_lens=[context] * len(queries),
     )
     slot_mapping = NULL_BLOCK * block_size + positions % block_size
     token_ids = torch.zeros(len(positions), dtype=torch.int32, device=device)
-    hidden = model(token_ids, positions, layout, slot_mapping, caches)
-    _draw(model.logits(hidden[-1:]))
+    slots = torch.zeros(len(queries), dtype=torch.int64, device=device)
+    states = StateBatch(slots, slots.bool(), queries) if model.spec.cache_bytes_per_request(1) else None
+    return model.forward(token_ids, positions, layout, slot_mapping, caches, states)
 
 
 def _draw(logits: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ them. Everything is matched by name and shape before the first weight is read.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,12 +97,14 @@ def loadable_modules(model: nn.Module) -> Iterator[tuple[str, Loadable]]:
 def match_weights(model: nn.Module, names: WeightNames, checkpoint: Checkpoint) -> list[Target]:
     """Find the source of every slot. Raises `ModelLoadError` listing names that are missing or unexpected, or naming
     the first tensor whose shape or dtype is not what the model needs."""
-    targets = [_target(path, module, names) for path, module in loadable_modules(model)]
+    modules = list(loadable_modules(model))
+    _check_counts(modules, names, checkpoint)
+    targets = [_target(path, module, names) for path, module in modules]
     expected = {part.name: part for target in targets for part in target.parts()}
     unexpected = [name for name in checkpoint if name not in expected and not IGNORABLE.fullmatch(name)]
     missing = [name for name in expected if name not in checkpoint]
     if missing or unexpected:
-        raise ModelLoadError(_mismatch(missing, unexpected, expected, checkpoint, names))
+        raise ModelLoadError(_mismatch(missing, unexpected))
     for part in expected.values():
         _check_part(part, checkpoint)
     return targets
@@ -133,9 +135,7 @@ def load_weights(
 
 
 def _target(path: str, module: Loadable, names: WeightNames) -> Target:
-    number = re.search(r"\.(\d+)\.", path)
-    layer = number[1] if number else ""
-    prefixes = [name.replace("*", layer) for name in names[re.sub(r"\.\d+\.", ".*.", path)]]
+    prefixes = [name.replace("*", _layer(path) or "") for name in names[_generic(path)]]
     sources = {suffix: tuple(_parts(prefixes, suffix, slot)) for suffix, slot in module.slots().items()}
     return Target(module, sources)
 
@@ -166,23 +166,37 @@ def _check_part(part: Part, checkpoint: Checkpoint) -> None:
         raise ModelLoadError(f"tensor {part.name!r} is quantised ({entry.dtype}), which is not supported")
 
 
-def _mismatch(
-    missing: list[str], unexpected: list[str], expected: Mapping[str, Part], checkpoint: Checkpoint, names: WeightNames
-) -> str:
-    """One sentence on what does not match; where the number of layers explains it, that."""
-    prefix = next((name.partition("*")[0] for sources in names.values() for name in sources if "*" in name), None)
-    if prefix is not None:
-        wanted, held = _num_layers(expected, prefix), _num_layers(checkpoint, prefix)
-        if wanted != held:
-            return f"config.json says {wanted} layers, the weights hold {held}"
-    pattern = next((_expert_pattern(name) for sources in names.values() for name in sources if "#" in name), None)
-    if pattern is not None:
-        wanted, held = _num_experts(expected, pattern), _num_experts(checkpoint, pattern)
-        if wanted != held:
-            return f"config.json says {wanted} experts, the weights hold {held}"
+def _mismatch(missing: list[str], unexpected: list[str]) -> str:
     kinds = (("missing", missing), ("unexpected", unexpected))
     found = [f"{len(listed)} {kind} ({_listed(listed)})" for kind, listed in kinds if listed]
     return f"the weights do not match config.json: {' and '.join(found)}"
+
+
+def _check_counts(modules: list[tuple[str, Loadable]], names: WeightNames, checkpoint: Checkpoint) -> None:
+    """Layers and experts are counted before any name is made: config.json may say any number of them."""
+    sources = [name for listed in names.values() for name in listed]
+    prefix = next((name.partition("*")[0] for name in sources if "*" in name), None)
+    if prefix is not None:
+        wanted, held = len({_layer(path) for path, _ in modules} - {None}), _num_layers(checkpoint, prefix)
+        if wanted != held:
+            raise ModelLoadError(f"config.json says {wanted} layers, the weights hold {held}")
+    pattern = next((_expert_pattern(name) for name in sources if "#" in name), None)
+    slots = [slot for path, module in modules if "#" in names[_generic(path)][0] for slot in module.slots().values()]
+    if pattern is not None and slots:
+        wanted, held = max(slot.count for slot in slots), _num_experts(checkpoint, pattern)
+        if wanted != held:
+            raise ModelLoadError(f"config.json says {wanted} experts, the weights hold {held}")
+
+
+def _layer(path: str) -> str | None:
+    """The layer's number in the path of a module."""
+    found = re.search(r"\.(\d+)\.", path)
+    return found[1] if found else None
+
+
+def _generic(path: str) -> str:
+    """The path of a module with `*` for the layer's number."""
+    return re.sub(r"\.\d+\.", ".*.", path)
 
 
 def _num_layers(names: Iterable[str], prefix: str) -> int:

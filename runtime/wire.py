@@ -110,6 +110,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     preemptions: int = 0
     prefix_queries: int = 0  # prompt tokens looked up
     prefix_hits: int = 0  # of them found
+    graph_misses: int = 0  # steps of decodes that no captured graph held
 
 
 class Outputs(msgspec.Struct, frozen=True, array_like=True, tag="outputs"):
@@ -121,9 +122,15 @@ class Outputs(msgspec.Struct, frozen=True, array_like=True, tag="outputs"):
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """How to build an engine. `kv_memory` in bytes; `None` lets the engine choose."""
+    """How to build an engine. `kv_memory` in bytes; `None` lets the engine choose.
+
+    `folder` is where the model lies when it has been found already: whoever serves it has read its tokenizer there, and
+    a token for the hub never leaves that process. `arch` is used in place of the class in config.json.
+    """
 
     model: str = "demo"
+    folder: str | None = None
+    arch: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     max_num_seqs: int = 64
@@ -134,6 +141,26 @@ class EngineOptions(msgspec.Struct, frozen=True):
     max_waiting: int = 1024
     max_model_len: int | None = None
     progress: bool = False
+
+
+class CacheMemory(msgspec.Struct, frozen=True, array_like=True):
+    """What the caches take, in bytes unless said otherwise, by what layers keep of a token or of a request.
+
+    One pool holds all tokens, in blocks of `block_bytes`; `block_tokens` says how many tokens one holds for each group
+    of layers. `capacity_tokens` fit at once, more where windows have been left behind; `full_length_requests` is how
+    many requests of `max_model_len` tokens fit.
+    """
+
+    total_bytes: int = 0
+    full_bytes_per_token: int = 0
+    window_bytes_per_token: int = 0
+    latent_bytes_per_token: int = 0
+    state_bytes_per_request: int = 0
+    block_bytes: int = 0
+    block_tokens: list[int] = []
+    num_snapshots: int = 0  # recurrent states kept beside those of running requests
+    capacity_tokens: int = 0
+    full_length_requests: int = 0
 
 
 class EngineInfo(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -152,6 +179,7 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     weight_bytes: int
     load_seconds: float
     kind: Literal["generate", "embed"] = "generate"
+    memory: CacheMemory = CacheMemory()
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sirocco.api.cli import bench_gpu, bench_peers
-from sirocco.api.cli.options import add_model_options, engine_options, positive, positive_list
+from sirocco.api.cli import bench_gpu, bench_moe, bench_peers
+from sirocco.api.cli.options import add_model_options, engine_options, hub_options, positive, positive_list
 from sirocco.runtime.errors import RequestError
+from sirocco.runtime.hub import resolve_model
 
 
 def add_parser(verbs: Any) -> None:
@@ -16,6 +17,7 @@ def add_parser(verbs: Any) -> None:
     _add_throughput(kinds)
     _add_serve(kinds)
     bench_peers.add_parser(kinds)
+    bench_moe.add_parser(kinds)
     bench_gpu.add_parsers(kinds)
 
 
@@ -62,7 +64,11 @@ def _run_throughput(arguments: argparse.Namespace) -> int:
     if arguments.warmup < 0:
         raise RequestError("--warmup must be 0 or more")
     report.check_writable(arguments.json)
-    options: dict[str, Any] = engine_options(arguments)
+    options = engine_options(arguments)
+    if arguments.model_shape is None:
+        options["folder"] = str(resolve_model(arguments.model, **hub_options(arguments)))
+    elif arguments.arch or arguments.revision:
+        raise RequestError("--arch and --revision are about a model, --model-shape makes one up")
     options["max_num_seqs"] = max(options["max_num_seqs"], *arguments.concurrency)
     plan = offline.OfflineBench(
         engine=options,

@@ -4,8 +4,10 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from sirocco.runtime.errors import RequestError
+from sirocco.runtime.errors import ModelLoadError, RequestError
+from sirocco.runtime.token_source import CACHE, KINDS, check_token_source
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -14,6 +16,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Flags about the model and its engine."""
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", default="demo", help="a folder, a hub id, or demo (default)")
+    group.add_argument("--arch", type=_arch, metavar="NAME", help="read it as this class or family, such as llama")
+    group.add_argument("--revision", type=_word, metavar="NAME", help="branch, tag or commit of a hub id (main)")
+    token_help = f"token for the hub: {KINDS} (cache); prefer env, the process list shows a literal"
+    group.add_argument("--token-source", type=_token_source, default=CACHE, metavar="SOURCE", help=token_help)
+    group.add_argument("--offline", action="store_true", default=None, help="use what is downloaded already, no more")
     group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     group.add_argument("--max-num-seqs", type=positive, default=64, metavar="N", help="sequences computed at once (64)")
@@ -24,13 +31,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-invariant", action="store_true", help="bitwise equal results whatever the batch")
 
 
-def engine_options(arguments: argparse.Namespace) -> dict[str, object]:
+def engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The engine's options as given, by their names in `EngineOptions`."""
     names = (
-        *("model", "dtype", "device", "max_num_seqs", "kv_memory"),
+        *("model", "arch", "dtype", "device", "max_num_seqs", "kv_memory"),
         *("chunk_size", "prefix_caching", "batch_invariant", "max_model_len"),
     )
     return {name: getattr(arguments, name) for name in names}
+
+
+def hub_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a hub id is fetched, by the names that `AsyncEngine` and `resolve_model` share."""
+    return {name: getattr(arguments, name) for name in ("revision", "token_source", "offline")}
 
 
 def num_bytes(text: str) -> int:
@@ -66,6 +78,29 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
+
+
+def _word(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _arch(text: str) -> str:
+    from sirocco.runtime.models.registry import class_name  # and with it every family
+
+    try:
+        return class_name(_word(text))
+    except ModelLoadError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _token_source(text: str) -> str:
+    try:
+        check_token_source(text)
+    except ModelLoadError as error:  # which does not repeat the text: it may be a token
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def data_dir(given: str | None) -> Path:

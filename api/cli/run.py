@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from sirocco.api.cli.options import add_model_options, data_dir, engine_options, positive
+from sirocco.api.cli.options import add_model_options, data_dir, engine_options, hub_options, positive
 from sirocco.runtime.errors import RequestError, SiroccoError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from sirocco.runtime.engine import Engine
 
-    with Engine(**engine_options(arguments), progress=sys.stderr.isatty()) as engine:  # type: ignore[arg-type]
+    options = engine_options(arguments) | hub_options(arguments)
+    with Engine(**options, progress=sys.stderr.isatty()) as engine:
         conversation = Conversation(engine, params, arguments.system)
         if history is None:
             assert prompt is not None

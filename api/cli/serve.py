@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from sirocco.api.cli.options import add_model_options, data_dir, engine_options, positive, seconds
+from sirocco.api.cli.options import add_model_options, data_dir, engine_options, hub_options, positive, seconds
 
 if TYPE_CHECKING:
     from sirocco.runtime.async_engine import AsyncEngine
@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     group.add_argument("--port", type=_port, default=1234, help="port to listen on (1234); 0 picks a free one")
-    group.add_argument("--data-dir", metavar="DIR", help="where state that must survive is kept")
+    group.add_argument("--data-dir", metavar="DIR", help="folder for what must survive a restart; nothing is kept yet")
     key_help = "require this key; may be repeated; also read from SIROCCO_API_KEY"
     group.add_argument("--api-key", action="append", default=[], metavar="KEY", help=key_help)
     group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web origin to admit, or *")
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sirocco.api import server
     from sirocco.api.options import ServerOptions
 
-    data_dir(arguments.data_dir)
+    if arguments.data_dir:
+        data_dir(arguments.data_dir)
     keys = [*arguments.api_key, os.environ.get("SIROCCO_API_KEY", "")]
     options = ServerOptions(
         host=arguments.host,
@@ -57,9 +58,8 @@ def _make_engine(arguments: argparse.Namespace) -> "AsyncEngine":
     from sirocco.runtime.process_client import ProcessClient
     from sirocco.runtime.wire import EngineOptions
 
-    options: dict[str, Any] = engine_options(arguments)
-    client = ProcessClient(EngineOptions(**options, max_waiting=arguments.max_waiting, progress=True))
-    return AsyncEngine(client=client, model=arguments.model)
+    options = EngineOptions(**engine_options(arguments), max_waiting=arguments.max_waiting, progress=True)
+    return AsyncEngine(arguments.model, client=ProcessClient(options), arch=arguments.arch, **hub_options(arguments))
 
 
 def _port(text: str) -> int:

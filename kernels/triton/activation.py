@@ -13,10 +13,26 @@ KINDS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "relu6", "sigmoid",
 
 def gated(gate_up: Tensor, kind: str) -> Tensor:
     """Return kind(gate) * up of gate_up [..., 2 I], gate in the first half, as [..., I]."""
-    width = gate_up.shape[-1]
+    return _activate(_gated_kernel, gate_up, _half(gate_up), kind)
+
+
+def clamped_swiglu(gate_up: Tensor, alpha: float, limit: float) -> Tensor:
+    """As `sirocco.kernels.moe.clamped_swiglu`."""
+    require_dtype("clamped_swiglu", gate_up)
+    rows, width = rows_of("clamped_swiglu", gate_up), _half(gate_up)
+    out = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype, device=gate_up.device)
+    if out.numel():
+        options = tuned("activation", "activation", width)
+        grid = (len(rows), cdiv(width, options["BLOCK_I"]))
+        launch(_clamped_swiglu_kernel, grid, rows, out, rows.stride(0), width, alpha, limit, **options)
+    return out
+
+
+def _half(gate_up: Tensor) -> int:
+    width: int = gate_up.shape[-1]
     if width % 2:
         raise ValueError(f"gate and up are halves of a row, which {width} channels do not have")
-    return _activate(_gated_kernel, gate_up, width // 2, kind)
+    return width // 2
 
 
 def unary(x: Tensor, kind: str) -> Tensor:
@@ -45,6 +61,19 @@ def _gated_kernel(gate_up_ptr, out_ptr, stride_t, C, KIND: tl.constexpr, BLOCK_I
     gate = tl.load(gate_up_ptr + t * stride_t + i, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + t * stride_t + C + i, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + t * C + i, (_activation(gate, KIND) * up).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _clamped_swiglu_kernel(gate_up_ptr, out_ptr, stride_t, C, alpha, limit, BLOCK_I: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    mask = i < C
+    gate = tl.load(gate_up_ptr + t * stride_t + i, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_ptr + t * stride_t + C + i, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.where(gate > limit, limit, gate)
+    up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
+    y = gate * tl.sigmoid(alpha * gate) * (up + 1.0)
+    tl.store(out_ptr + t * C + i, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

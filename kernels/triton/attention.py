@@ -27,12 +27,12 @@ BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
 MAX_GROUP = 128  # query heads of one KV head: they are rows of one tile
 NO_WINDOW = 1 << 30
 LOG2_E = tl.constexpr(1.4426950408889634)
-MERGE_AT_ONCE = 16  # splits; their float32 results of 256 dims are 16 KiB
+MERGE_AT_ONCE = 4096  # float32 of results: of 256 dims 16 splits
 KERNEL = {PREFILL: "prefill", DECODE: "decode"}
 
 
 @triton.jit
-def _load(ptrs, rows, cols, MASK_ROWS: tl.constexpr, MASK_COLS: tl.constexpr):
+def load_tile(ptrs, rows, cols, MASK_ROWS: tl.constexpr, MASK_COLS: tl.constexpr):
     """Load [rows, cols] of 0 where masked; what need not be masked is loaded without, in wider pieces."""
     if MASK_ROWS and MASK_COLS:
         return tl.load(ptrs, mask=rows[:, None] & cols[None, :], other=0.0)
@@ -45,7 +45,7 @@ def _load(ptrs, rows, cols, MASK_ROWS: tl.constexpr, MASK_COLS: tl.constexpr):
 
 
 @triton.jit
-def _product(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def product(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     """a @ b + acc. The interpreter multiplies the bits of bfloat16, so it wants UPCAST."""
     if UPCAST:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -76,12 +76,14 @@ def _attend(
             k = k_ptr.load([row, 0])
         else:
             rows = (block.to(tl.int64) * num_kv_heads + head) * S + n % S  # of the cache as [N * Hkv * S, D]
-            k = _load(k_ptr + rows[:, None] * D + d[None, :], seen, d < D, MASKED, BLOCK_D > D)
-        scores = _product(q, tl.trans(k.to(q.dtype)), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, UPCAST)
+            k = load_tile(k_ptr + rows[:, None] * D + d[None, :], seen, d < D, MASKED, BLOCK_D > D)
+        scores = product(q, tl.trans(k.to(q.dtype)), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), PRECISION, UPCAST)
         if TAIL:
             d_tail = BLOCK_D + tl.arange(0, TAIL)
-            k_tail = _load(k_ptr + rows[:, None] * D + d_tail[None, :], seen, d_tail < D, MASKED, BLOCK_D + TAIL > D)
-            scores = _product(q_tail, tl.trans(k_tail.to(q.dtype)), scores, PRECISION, UPCAST)
+            k_tail = load_tile(
+                k_ptr + rows[:, None] * D + d_tail[None, :], seen, d_tail < D, MASKED, BLOCK_D + TAIL > D
+            )
+            scores = product(q_tail, tl.trans(k_tail.to(q.dtype)), scores, PRECISION, UPCAST)
         scores = scores * scale
         if SOFTCAP:
             scores = softcap * (1.0 - 2.0 / (tl.exp2(scores) + 1.0))  # tanh, of what `scale` makes 2 log2(e) x
@@ -99,12 +101,14 @@ def _attend(
             if MASKED:
                 v = tl.where(seen[:, None], v, 0.0)  # a stale NaN times a weight of zero is NaN
         else:
-            v = _load(v_ptr + rows[:, None] * D + d[None, :], seen, d < D, MASKED, BLOCK_D > D)
+            v = load_tile(v_ptr + rows[:, None] * D + d[None, :], seen, d < D, MASKED, BLOCK_D > D)
         weights = weights.to(q.dtype)
-        acc = _product(weights, v.to(q.dtype), acc * fade[:, None], PRECISION, UPCAST)
+        acc = product(weights, v.to(q.dtype), acc * fade[:, None], PRECISION, UPCAST)
         if TAIL:
-            v_tail = _load(v_ptr + rows[:, None] * D + d_tail[None, :], seen, d_tail < D, MASKED, BLOCK_D + TAIL > D)
-            acc_tail = _product(weights, v_tail.to(q.dtype), acc_tail * fade[:, None], PRECISION, UPCAST)
+            v_tail = load_tile(
+                v_ptr + rows[:, None] * D + d_tail[None, :], seen, d_tail < D, MASKED, BLOCK_D + TAIL > D
+            )
+            acc_tail = product(weights, v_tail.to(q.dtype), acc_tail * fade[:, None], PRECISION, UPCAST)
         # Carried into the next step: as a load of the same step it would take up half of the pipeline's stages.
         if DESCRIPTORS:
             block = tl.load(table_ptr + tl.minimum(n_start + BLOCK_N, end - 1) // S)
@@ -137,12 +141,12 @@ def _attention_kernel(
     q_head = head * GROUP + r % GROUP
     q_row = (token + r // GROUP).to(tl.int64)  # q_row * stride outgrows int32
     q_ptrs = q_ptr + (q_row * q_stride_t + q_head * q_stride_h)[:, None]
-    q = _load(q_ptrs + d[None, :], real, d < D, True, BLOCK_D > D)
+    q = load_tile(q_ptrs + d[None, :], real, d < D, True, BLOCK_D > D)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     best = tl.full([BLOCK_M], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     if TAIL:
-        q_tail = _load(q_ptrs + d_tail[None, :], real, d_tail < D, True, BLOCK_D + TAIL > D)
+        q_tail = load_tile(q_ptrs + d_tail[None, :], real, d_tail < D, True, BLOCK_D + TAIL > D)
         acc_tail = tl.zeros([BLOCK_M, TAIL], tl.float32)
     else:
         q_tail, acc_tail = best, best  # never touched
@@ -261,18 +265,18 @@ def paged_attention(
         raise ValueError(f"attention needs adjacent channels of q and contiguous caches, not strides {q.stride()}")
     padded = num_tokens > sum(batch.query_lens)
     out = q.new_zeros(q.shape) if padded else q.new_empty(q.shape)
-    for work in batch_work(batch, q, k_cache, window):
+    shape = work_shape(num_heads, head_dim, q.dtype, num_kv_heads, window, q.device)
+    for work in batch_work(batch, shape, q.device):
         _launch(work, q, k_cache, v_cache, out, batch.block_table, scale, window, softcap, sinks)
     return out
 
 
-def batch_work(batch: "AttentionBatch", q: Tensor, k_cache: Tensor, window: int | None) -> list[Work]:
+def batch_work(batch: "AttentionBatch", shape: WorkShape, device: torch.device) -> list[Work]:
     """What a step's layers of one shape launch; made once, and refilled by `refill` where the batch is static."""
-    shape = work_shape(q.shape[1], q.shape[2], q.dtype, k_cache.shape[1], window, q.device)
-    work = batch.work.get(shape)
+    work: list[Work] | None = batch.work.get(shape)
     if work is None:
         tiles = cut(batch.query_lens, batch.kv_lens, shape)
-        work = [Work(kind, shape, tiles[kind], q.device, batch.static) for kind in KERNEL if len(tiles[kind])]
+        work = [Work(kind, shape, tiles[kind], device, batch.static) for kind in KERNEL if len(tiles[kind])]
         batch.work[shape] = work
     return work
 
@@ -293,11 +297,11 @@ def work_shape(
     group = num_heads // num_kv_heads
     options = [_options(kind, head_dim, dtype, group) for kind in (PREFILL, DECODE)]
     rows, keys = ((options[0][name], options[1][name]) for name in ("BLOCK_M", "BLOCK_N"))
-    return WorkShape(group, num_kv_heads, window, rows, keys, _num_processors(device))
+    return WorkShape(group, num_kv_heads, window, rows, keys, num_processors(device))
 
 
 @functools.cache
-def _num_processors(device: torch.device) -> int:
+def num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
@@ -306,7 +310,7 @@ def _options(kind: int, head_dim: int, dtype: torch.dtype, group: int) -> Option
     return options | {"BLOCK_M": max(options["BLOCK_M"], power_of_two(group))}
 
 
-def _precision() -> str:
+def precision() -> str:
     """How float32 is multiplied: on NVIDIA as three tf32 products, as exact and without spilling registers."""
     return "ieee" if device_key()[1].startswith("gfx") else "tf32x3"
 
@@ -356,12 +360,19 @@ def _launch(
         WINDOW=window is not None,
         SOFTCAP=softcap is not None,
         SINKS=sinks is not None,
-        PRECISION=_precision(),
+        PRECISION=precision(),
         UPCAST=INTERPRETED,
         **(options | {"DESCRIPTORS": descriptors}),
     )
+    merge(work, part, part_lse, out, sinks, group)
+
+
+def merge(work: Work, part: Tensor, part_lse: Tensor, out: Tensor, sinks: Tensor | None, group: int) -> None:
+    """Bring together the splits part [slots, Hkv, rows, D], with their part_lse, in out [T, Hkv * group, D]."""
     if not len(work.merges):
         return
+    num_kv_heads, head_dim = part.shape[1], part.shape[3]
+    block_d = power_of_two(head_dim)
     launch(
         _merge_kernel,
         (len(work.merges), num_kv_heads, work.rows),
@@ -369,8 +380,8 @@ def _launch(
         MERGE=MERGE,
         GROUP=group,
         D=head_dim,
-        BLOCK_D=power_of_two(head_dim),
-        BLOCK_S=MERGE_AT_ONCE,
+        BLOCK_D=block_d,
+        BLOCK_S=min(16, MERGE_AT_ONCE // block_d),
         SINKS=sinks is not None,
         num_warps=4,
     )

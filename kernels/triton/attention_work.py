@@ -38,6 +38,10 @@ class WorkShape:
         """How many items beyond one a tile a step may have."""
         return -(-PROGRAMS[kind] * self.num_processors // self.num_kv_heads)
 
+    def min_split(self, kind: int) -> int:
+        """From how many keys on a split pays."""
+        return MIN_SPLIT[kind]
+
 
 class Work:
     """One launch of a class, in device memory. A `static` one has a grid that any lengths fit, for graphs to replay."""
@@ -47,6 +51,7 @@ class Work:
         self.rows = int(tiles[:, 2].max()) * shape.group  # most rows that any tile has
         self._keys = shape.keys[kind]
         self._most_splits = shape.most_splits(kind)
+        self._min_split = shape.min_split(kind)
         items, merges, self.slots = self._split(tiles)
         num_items, num_merges = len(items), len(merges)
         if static:
@@ -64,7 +69,7 @@ class Work:
         self._write(items, merges)
 
     def _split(self, tiles: IntArray) -> tuple[IntArray, IntArray, int]:
-        return split(tiles, self._most_splits, MIN_SPLIT[self.kind], self._keys)
+        return split(tiles, self._most_splits, self._min_split, self._keys)
 
     def _write(self, items: IntArray, merges: IntArray) -> None:
         assert len(items) <= len(self.items) and len(merges) <= len(self.merges)

@@ -109,7 +109,7 @@ def _check_caches(
     require_dtype("the KV cache", k_cache, v_cache)
     if k_cache.shape[1] != num_heads or k_cache.shape[3] != head_dim:
         raise ValueError(f"a cache {tuple(k_cache.shape)} does not hold {num_heads} heads of {head_dim} dims")
-    if k_cache.stride() != v_cache.stride() or k_cache.shape != v_cache.shape or k_cache.stride(3) != 1:
+    if k_cache.stride() != v_cache.stride() or k_cache.shape[1:] != v_cache.shape[1:] or k_cache.stride(3) != 1:
         raise ValueError("the caches of keys and values need one layout, with adjacent dims")
     if slot_mapping.shape != (num_tokens,) or slot_mapping.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{num_tokens} tokens need as many int32 or int64 slots, not {tuple(slot_mapping.shape)}")

@@ -8,15 +8,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sirocco.kernels.mxfp4 import Mxfp4Stack
+from sirocco.kernels.triton import mxfp4
 from sirocco.kernels.triton.common import INTERPRETED, cdiv, dot, launch, power_of_two, require_dtype, rows_of, tuned
+from sirocco.kernels.triton.expert_tiles import expert_of_tile, most_tiles
 
 
 def apply_experts(
     x: Tensor,
     chosen: Tensor,
     weights: Tensor,
-    up: Tensor,
-    down: Tensor,
+    up: Tensor | Mxfp4Stack,
+    down: Tensor | Mxfp4Stack,
     up_bias: Tensor | None,
     down_bias: Tensor | None,
     activation: Callable[[Tensor], Tensor],
@@ -28,10 +31,18 @@ def apply_experts(
     num_tokens, top_k = chosen.shape
     by_expert, order = chosen.flatten().sort(stable=True)
     ends = torch.searchsorted(by_expert, torch.arange(len(up), device=x.device), right=True)
-    rows = activation(grouped_matmul(x, up, up_bias, ends, order, top_k))
-    rows = grouped_matmul(rows, down, down_bias, ends, None, 1)
+    rows = activation(_multiply(x, up, up_bias, ends, order, top_k))
+    rows = _multiply(rows, down, down_bias, ends, None, 1)
     outputs = torch.empty_like(rows).index_copy_(0, order, rows).view(num_tokens, top_k, -1)
     return torch.bmm(weights.to(x.dtype)[:, None], outputs).squeeze(1)
+
+
+def _multiply(
+    x: Tensor, weight: Tensor | Mxfp4Stack, bias: Tensor | None, ends: Tensor, order: Tensor | None, top_k: int
+) -> Tensor:
+    if isinstance(weight, Mxfp4Stack):
+        return mxfp4.grouped_matmul(x, weight, bias, ends, order, top_k)
+    return grouped_matmul(x, weight, bias, ends, order, top_k)
 
 
 def grouped_matmul(
@@ -55,10 +66,9 @@ def grouped_matmul(
     if not num_rows:
         return out
     options = tuned("moe", "grouped_matmul", cdiv(num_rows, num_experts))
-    tiles = num_rows // options["BLOCK_M"] + min(num_experts, num_rows)  # at most: each expert's last may be short
     launch(
         _grouped_matmul_kernel,
-        (cdiv(num_outputs, options["BLOCK_N"]), tiles),
+        (cdiv(num_outputs, options["BLOCK_N"]), most_tiles(num_rows, num_experts, options["BLOCK_M"])),
         rows,
         weight,
         bias,
@@ -96,19 +106,11 @@ def _grouped_matmul_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    tile = tl.program_id(1)
-    e = tl.arange(0, BLOCK_E)
-    ends = tl.load(ends_ptr + e, mask=e < E, other=0).to(tl.int32)
-    starts = tl.load(ends_ptr + e - 1, mask=(e > 0) & (e < E), other=0).to(tl.int32)
-    tiles = tl.where(e < E, tl.cdiv(ends - starts, BLOCK_M), 0)
-    tiles_to = tl.cumsum(tiles, 0)
-    expert = tl.sum((tiles_to <= tile).to(tl.int32), 0)
+    expert, start, end = expert_of_tile(ends_ptr, tl.program_id(1), E, BLOCK_E, BLOCK_M)
     if expert >= E:
         return
-    mine = e == expert
-    within = tile - tl.sum(tl.where(mine, tiles_to - tiles, 0), 0)
-    r = tl.sum(tl.where(mine, starts, 0), 0) + within * BLOCK_M + tl.arange(0, BLOCK_M)
-    live = r < tl.sum(tl.where(mine, ends, 0), 0)
+    r = start + tl.arange(0, BLOCK_M)
+    live = r < end
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     source = r

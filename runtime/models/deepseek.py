@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sirocco.runtime.config import Fields, ModelConfig, rope_parameters
-from sirocco.runtime.models.hf import expert_counts, num_layers, rope_spec, yarn_temperature
+from sirocco.runtime.models.hf import MAX_LAYERS, MAX_MSCALE, expert_counts, num_layers, rope_spec, yarn_temperature
 from sirocco.runtime.models.llama import LLAMA_NAMES, llama_model
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import (
@@ -68,7 +68,7 @@ def sigmoid_routing(hf: Fields, scale: float) -> SigmoidRouting:
 
 def without_extra_layers(hf: Fields, model: ModelSpec) -> ModelSpec:
     """The model, whose checkpoint may hold layers past its last that predict tokens after the next."""
-    extra, count = hf.integer("num_nextn_predict_layers", 1, minimum=0), len(model.layers)
+    extra, count = hf.integer("num_nextn_predict_layers", 1, 0, MAX_LAYERS), len(model.layers)
     return replace(model, unused_weights=tuple(f"model.layers.{count + i}." for i in range(extra)))
 
 
@@ -112,7 +112,7 @@ def latent_attention(hf: Fields, interleaved: bool) -> MlaSpec:
 def _temperature(hf: Fields) -> float:
     """Of yarn's, the part that all dimensions share scales the scores, not the tables of the rotary embedding."""
     rope = rope_parameters(hf)
-    weight = rope.number("mscale_all_dim", 0.0)
+    weight = rope.number("mscale_all_dim", 0.0, 0.0, MAX_MSCALE)
     if rope.string("rope_type") == "default" or not weight:
         return 1.0
     return yarn_temperature(rope.number("factor", minimum=0.01), weight)

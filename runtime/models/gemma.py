@@ -59,7 +59,10 @@ def gemma3(config: ModelConfig) -> ModelSpec:
         lambda layer_type: block.with_mixer(rope=_gemma3_rope(hf, layer_type)),
         period=hf.integer("sliding_window_pattern", 6),
     )
-    return replace(_model(config, layers), logit_softcap=_bound(hf, "final_logit_softcapping", None))
+    # Its config counts the stretched context, whatever the scaling.
+    length = hf.integer("max_position_embeddings")
+    softcap = _bound(hf, "final_logit_softcapping", None)
+    return replace(_model(config, layers), logit_softcap=softcap, max_model_len=length)
 
 
 def _block(config: ModelConfig, activation: str) -> BlockSpec:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection
 
 from sirocco.runtime.config import Fields, rope_factor, rope_parameters
+from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.spec import (
     DynamicScaling,
     LinearScaling,
@@ -15,7 +16,10 @@ from sirocco.runtime.models.spec import (
 )
 
 DEFAULT_THETA = 10_000.0
-MAX_LAYERS = 10_000
+MAX_LAYERS = 1000
+MAX_EXPERTS = 100_000
+MAX_ROTARY_DIM = 1 << 16
+MAX_MSCALE = 100.0
 ATTENTION_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -40,7 +44,7 @@ def num_layers(fields: Fields) -> int:
 def expert_counts(fields: Fields, *names: str) -> tuple[int, int]:
     """The number of experts, under the first of these names that the config has, and of those that a token passes."""
     name = next((name for name in names if name in fields), names[0])
-    num_experts, top_k = fields.integer(name), fields.integer("num_experts_per_tok")
+    num_experts, top_k = fields.integer(name, maximum=MAX_EXPERTS), fields.integer("num_experts_per_tok")
     if top_k > num_experts:
         raise fields.error("num_experts_per_tok", f"({top_k}) is more than {name} ({num_experts})")
     return num_experts, top_k
@@ -78,6 +82,8 @@ def rope_spec(
     rotary_dim = int(head_dim * rope.number("partial_rotary_factor", partial, minimum=0.0))
     if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
         raise rope.error("partial_rotary_factor", f"turns {rotary_dim} of {head_dim} dimensions of a head")
+    if rotary_dim > MAX_ROTARY_DIM:  # its table is made before a weight has been seen
+        raise ModelLoadError(f"{fields.where}: a head with {rotary_dim} dimensions to turn is too large")
     base = rope.number("rope_theta", theta)
     if base <= 1:
         raise rope.error("rope_theta", f"must be greater than 1, got {base:g}")
@@ -92,12 +98,10 @@ def _linear(fields: Fields, rope: Fields, rotary_dim: int) -> LinearScaling:
 
 
 def _llama3(fields: Fields, rope: Fields, rotary_dim: int) -> Llama3Scaling:
-    return Llama3Scaling(
-        factor=_factor(rope),
-        low_freq_factor=rope.number("low_freq_factor", minimum=1e-6),
-        high_freq_factor=rope.number("high_freq_factor", minimum=1e-6),
-        original_max_len=rope.integer("original_max_position_embeddings"),
-    )
+    low, high = (rope.number(f"{name}_freq_factor", minimum=1e-6) for name in ("low", "high"))
+    if low >= high:
+        raise rope.error("high_freq_factor", f"must be greater than low_freq_factor, got {high:g} and {low:g}")
+    return Llama3Scaling(_factor(rope), low, high, rope.integer("original_max_position_embeddings"))
 
 
 def _dynamic(fields: Fields, rope: Fields, rotary_dim: int) -> DynamicScaling:
@@ -136,16 +140,21 @@ def _yarn(fields: Fields, rope: Fields, rotary_dim: int) -> YarnScaling:
     attention_factor = rope.optional_number("attention_factor")
     if attention_factor is None:
         attention_factor = _yarn_attention_factor(
-            factor, rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
+            factor, rope.number("mscale", 0.0, 0.0, MAX_MSCALE), rope.number("mscale_all_dim", 0.0, 0.0, MAX_MSCALE)
         )
     return YarnScaling(
         factor=factor,
         original_max_len=original,
         attention_factor=attention_factor,
-        beta_fast=rope.number("beta_fast", 32.0) or 32.0,
-        beta_slow=rope.number("beta_slow", 1.0) or 1.0,
+        beta_fast=_rotations(rope, "beta_fast", 32.0),
+        beta_slow=_rotations(rope, "beta_slow", 1.0),
         truncate=rope.boolean("truncate", True),
     )
+
+
+def _rotations(rope: Fields, name: str, default: float) -> float:
+    """A number of rotations within the original context; 0 counts as missing."""
+    return rope.number(name, default, minimum=1e-3, maximum=1e6) if rope.values.get(name) else default
 
 
 def _yarn_attention_factor(factor: float, mscale: float, mscale_all_dim: float) -> float:

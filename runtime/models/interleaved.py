@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sirocco.kernels.backend import use_triton
-from sirocco.kernels.moe import Experts
-from sirocco.kernels.mxfp4 import BLOCK, Mxfp4Weight
+from sirocco.kernels.moe import Experts, Stack
+from sirocco.kernels.mxfp4 import BLOCK, Mxfp4Stack
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.linear import Weight, make_weight
 from sirocco.runtime.models.spec import MoeSpec
@@ -21,7 +21,7 @@ class ColumnExperts(Loadable):
     down: list[Weight]
     up_bias: Tensor
     down_bias: Tensor
-    stacks: tuple[Tensor, Tensor] | None = None
+    stacks: tuple[Stack, Stack] | None = None
 
     def __init__(self, spec: MoeSpec, width: int) -> None:
         super().__init__()
@@ -45,8 +45,9 @@ class ColumnExperts(Loadable):
         up, down = (tensors.pop(name).chunk(self.num_experts) for name in PROJECTIONS)
         ups, downs = (_apart(matrix.T) for matrix in up), (matrix.T.contiguous() for matrix in down)
         if use_triton(up[0]):
-            self.stacks = torch.stack(list(ups)), torch.stack(list(downs))
-            ups, downs = iter(self.stacks[0]), iter(self.stacks[1])
+            stacks = torch.stack(list(ups)), torch.stack(list(downs))
+            self.stacks = stacks
+            ups, downs = iter(stacks[0]), iter(stacks[1])
         self.up, self.down = [make_weight(matrix) for matrix in ups], [make_weight(matrix) for matrix in downs]
 
     @property
@@ -75,12 +76,20 @@ class Mxfp4Experts(ColumnExperts):
         return slots
 
     def assign_weights(self, tensors: dict[str, Tensor]) -> None:
-        parts = {name: tensors.pop(name).chunk(self.num_experts) for name in self.weight_slots()}
+        up, down = (self._stack(name, tensors) for name in PROJECTIONS)
+        up = Mxfp4Stack(_apart(up.blocks, dim=1), _apart(up.scales, dim=1))
+        if use_triton(up.blocks):
+            self.stacks = up, down
         dtype = self.up_bias.dtype
-        up = zip(parts["gate_up_proj_blocks"], parts["gate_up_proj_scales"], strict=True)
-        down = zip(parts["down_proj_blocks"], parts["down_proj_scales"], strict=True)
-        self.up = [Mxfp4Weight(_apart(blocks), _apart(scales), dtype) for blocks, scales in up]
-        self.down = [Mxfp4Weight(blocks, scales, dtype) for blocks, scales in down]
+        self.up, self.down = list(up.matrices(dtype)), list(down.matrices(dtype))
+
+    def _stack(self, name: str, tensors: dict[str, Tensor]) -> Mxfp4Stack:
+        blocks, scales = (tensors.pop(f"{name}_{part}") for part in ("blocks", "scales"))
+        rows, columns = self.sizes[name]
+        groups = columns // BLOCK
+        return Mxfp4Stack(
+            blocks.view(self.num_experts, rows, groups, BLOCK // 2), scales.view(self.num_experts, rows, groups)
+        )
 
 
 def _apart(alternating: Tensor, dim: int = 0) -> Tensor:

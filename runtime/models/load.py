@@ -1,10 +1,11 @@
 """From a model folder to a decoder that is ready to run."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,13 @@ from sirocco.runtime.config import ModelConfig, read_config
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.device import choose_device, choose_dtype
-from sirocco.runtime.models.registry import build_spec, find_architecture
+from sirocco.runtime.models.registry import build_spec, class_name, find_architecture
 from sirocco.runtime.models.spec import ModelSpec, WeightNames
 from sirocco.runtime.weights import Target, load_weights, match_weights
+
+HEAD = "lm_head.weight"
+
+logger = logging.getLogger("sirocco.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +39,26 @@ class LoadedModel:
     weight_bytes: int
 
 
-def load_model(folder: Path, dtype: str = "auto", device: str = "auto", progress: bool = True) -> LoadedModel:
-    """Load a Hugging Face folder. `dtype` and `device` are names or "auto"; `progress` shows a bar on a terminal.
+def load_model(
+    folder: Path, dtype: str = "auto", device: str = "auto", progress: bool = True, arch: str | None = None
+) -> LoadedModel:
+    """Load a Hugging Face folder. `dtype` and `device` are names or "auto"; `progress` shows a bar on a terminal;
+    `arch` names an architecture in place of the one in config.json.
 
     Raises `ModelLoadError` for everything that is wrong with the folder, before memory is taken for weights.
     """
     started = time.perf_counter()
-    config = read_config(folder)
+    config = read_config(folder, class_name(arch))
     known = find_architecture(config.architecture)
     refuse_quantised(config, (*known.formats, "fp8"))
+    if config.whole is not None:
+        logger.info("of this %s, only the text model (%s) is loaded", config.whole, config.architecture)
     spec = build_spec(config)
+    run_device = choose_device(device)
     with _open(folder, config) as checkpoint:
-        run_device = choose_device(device)
+        spec = _with_stored_head(spec, config, checkpoint)
         model = Decoder(spec, run_device)
-        checkpoint.hide(spec.unused_weights)
+        checkpoint.hide((*spec.unused_weights, *config.other_weights))
         run_dtype = read_weights(model, known.names, checkpoint, config, dtype, run_device, progress)
     return LoadedModel(model, spec, config, run_dtype, run_device, time.perf_counter() - started, model.num_bytes)
 
@@ -82,8 +93,15 @@ def refuse_quantised(config: ModelConfig, formats: tuple[str, ...] = ()) -> None
 def _open(folder: Path, config: ModelConfig) -> Checkpoint:
     quantisation = config.fields.object("quantization_config")
     if quantisation is not None and quantisation.string("quant_method") == "fp8":
-        return BlockFp8Checkpoint(folder, block_shape(quantisation))
-    return Checkpoint(folder)
+        return BlockFp8Checkpoint(folder, block_shape(quantisation), config.prefixes)
+    return Checkpoint(folder, config.prefixes)
+
+
+def _with_stored_head(spec: ModelSpec, config: ModelConfig, checkpoint: Checkpoint) -> ModelSpec:
+    """A model of several modalities and its text part may disagree on whether the head is tied: the weights decide."""
+    if config.whole is None or not spec.tied_embeddings:
+        return spec
+    return replace(spec, tied_embeddings=HEAD not in checkpoint)
 
 
 def _stored_dtype(targets: list[Target], checkpoint: Checkpoint) -> str:

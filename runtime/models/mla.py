@@ -1,15 +1,12 @@
 """Multi-head latent attention: the cache holds one latent a token instead of the keys and values of every head."""
 
-import torch
 from torch import Tensor, nn
 
-from sirocco.kernels.mla import latent_attention, write_latent
+from sirocco.kernels.mla import latent_attention, norm_rope_write_latent
 from sirocco.kernels.norm import rms_norm
-from sirocco.kernels.rope import rotate
 from sirocco.runtime.models.cache import LatentCache
 from sirocco.runtime.models.linear import FusedLinear, Linear
 from sirocco.runtime.models.norm import RmsNorm
-from sirocco.runtime.models.rope import RopeTables
 from sirocco.runtime.models.spec import MlaSpec
 from sirocco.runtime.models.step import Step
 from sirocco.runtime.weights import Loadable, Slot
@@ -59,10 +56,20 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, step: Step, cache: LatentCache) -> Tensor:
         """x [T, C] to [T, C]; writes the step's latents to the cache."""
+        spec, rope = self.spec, step.ropes[self.rope_index]
         q, kv = self._project(x)
-        q, latent = self._turn(q, kv, step.ropes[self.rope_index])
-        write_latent(latent, cache.latent, step.slot_mapping)
-        attended = latent_attention(q, self.kv_b.k, self.kv_b.v, cache.latent, step.batch, self.spec.scale)
+        norm_rope_write_latent(
+            q,
+            kv,
+            self.kv_norm.weight,
+            self.kv_norm.eps,
+            rope.cos,
+            rope.sin,
+            spec.rope.interleaved,
+            cache.latent,
+            step.slot_mapping,
+        )
+        attended = latent_attention(q, self.kv_b.k, self.kv_b.v, cache.latent, step.batch, spec.scale)
         out: Tensor = self.out(attended.flatten(1))
         return out
 
@@ -76,12 +83,3 @@ class LatentAttention(nn.Module):
             latent, kv = self.qa_kv(x).split([spec.q_rank, kv_size], dim=-1)
             q = self.q_b(rms_norm(latent, self.q_norm.weight, self.q_norm.eps))
         return q.view(len(x), spec.num_heads, -1), kv
-
-    def _turn(self, q: Tensor, kv: Tensor, tables: RopeTables) -> tuple[Tensor, Tensor]:
-        """Norm the latent, and turn the last P dimensions of each query and of the latent."""
-        spec = self.spec
-        latent, key = kv.split([spec.rank, spec.rope_dim], dim=-1)
-        parts = torch.cat((q[..., spec.nope_dim :], key[:, None]), 1)  # [T, H + 1, P]
-        turned = rotate(parts, tables.cos, tables.sin, spec.rope.interleaved)
-        q = torch.cat((q[..., : spec.nope_dim], turned[:, :-1]), -1)
-        return q, torch.cat((rms_norm(latent, self.kv_norm.weight, self.kv_norm.eps), turned[:, -1]), -1)

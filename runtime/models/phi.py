@@ -14,6 +14,8 @@ from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, MlpSpec, Model
 PHI2_NAMES: WeightNames = {
     **LLAMA_NAMES,
     "layers.*.mixer.out": ("model.layers.*.self_attn.dense",),
+    "layers.*.mixer.q_norm": ("model.layers.*.self_attn.q_layernorm",),
+    "layers.*.mixer.k_norm": ("model.layers.*.self_attn.k_layernorm",),
     "layers.*.ffn.up": ("model.layers.*.mlp.fc1",),
     "layers.*.ffn.down": ("model.layers.*.mlp.fc2",),
     "norm": ("model.final_layernorm",),
@@ -29,8 +31,7 @@ PHI3_NAMES: WeightNames = {
 @architecture("PhiForCausalLM", names=PHI2_NAMES)
 def phi2(config: ModelConfig) -> ModelSpec:
     hf = config.fields
-    if hf.boolean("qk_layernorm", False):
-        raise hf.error("qk_layernorm", "is not supported")
+    norm = NormSpec(hf.number("layer_norm_eps", 1e-5, minimum=0.0), "layer", bias=True)
     num_heads, num_kv_heads, head_dim = head_shape(hf)
     mixer = AttentionSpec(
         num_heads=num_heads,
@@ -38,11 +39,11 @@ def phi2(config: ModelConfig) -> ModelSpec:
         head_dim=head_dim,
         scale=head_dim**-0.5,
         rope=rope_spec(hf, head_dim, partial=0.5),
+        qk_norm=norm if hf.boolean("qk_layernorm", False) else None,
         qkv_bias=True,
         out_bias=True,
     )
     ffn = MlpSpec(hf.integer("intermediate_size"), hf.string("hidden_act", "gelu_new"), gated=False, bias=True)
-    norm = NormSpec(hf.number("layer_norm_eps", 1e-5, minimum=0.0), "layer", bias=True)
     block = BlockSpec(mixer, ffn, norm, kind="parallel")
     return replace(llama_model(config, (block,) * num_layers(hf)), head_bias=True)
 

@@ -90,6 +90,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "qwen3-30b-a3b": _QWEN3_MOE | {"num_hidden_layers": 48},
     "qwen3-30b-a3b-4-layers": _QWEN3_MOE | {"num_hidden_layers": 4},  # what a small machine can hold
+    "tiny-moe": _QWEN3_MOE
+    | {
+        "vocab_size": 8192,
+        "hidden_size": 256,
+        "moe_intermediate_size": 128,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+    },
     "llama-3.2-1b": _LLAMA3
     | {
         "hidden_size": 2048,

@@ -10,6 +10,14 @@ from sirocco.runtime.models.rope import RopeTables
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the tokens of a step lie for one group of layers: the batch with its block table, the new ones' slots."""
+
+    batch: AttentionBatch
+    slot_mapping: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """The batch's layout, where each token's keys and values go, each rope's tables, each request's state.
 

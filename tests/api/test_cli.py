@@ -1,6 +1,7 @@
 """The command line: what it accepts, what it refuses in one line, and what it must not import."""
 
 import argparse
+import asyncio
 import subprocess
 import sys
 
@@ -30,6 +31,24 @@ def test_help_imports_little():
     assert all(verb in done.stdout for verb in ("serve", "run", "bench"))
 
 
+# Of every verb that loads a model; each is found before anything is loaded.
+WRONG_MODEL_FLAGS = (
+    "--arch",
+    "--arch no-such-family",
+    "--revision",
+    "--revision main",  # of the demo model, which has none
+    "--revision ../x -m org/name",
+    "--token-source",
+    "--token-source hf_verysecret",
+    "--token-source literal:",
+    "--token-source env:NO_SUCH_VARIABLE -m org/name",
+    "--token-source path:/nonexistent -m org/name",
+    "--offline -m org/no-such-model",
+    "--offline=yes",
+    "-m ./nowhere",
+)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -56,15 +75,49 @@ def test_help_imports_little():
         "bench serve --base-url ftp://x",
         "run --temperature -1 -i x",
         "run --top-p 2 -i x",
+        *(f"{verb} {flags}" for verb in ("serve", "run -i x", "bench throughput") for flags in WRONG_MODEL_FLAGS),
+        "bench throughput --model-shape tiny --arch llama",
+        "serve --data-dir /dev/null/x",
+        "run --data-dir /dev/null/x",
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(line, capsys):
+def test_wrong_input_is_one_line_and_exit_code_2(line, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("sirocco.api.server.run", _only_find)
     with pytest.raises(SystemExit) as end:
         main(line.split())
     assert end.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("sirocco: error: ") and captured.err.count("\n") == 1
+    assert "secret" not in captured.err
+
+
+def _only_find(make_engine, options):
+    """The first thing that a server does, without its socket."""
+    engine = make_engine()
+    asyncio.run(engine.start())
+    raise AssertionError("the model was found")
+
+
+def test_flags_about_the_model_reach_the_engine(monkeypatch, tmp_path, capsys):
+    seen = {}
+
+    def find(make_engine, options):
+        engine = make_engine()
+        seen["options"] = engine.client.options
+        asyncio.run(engine.start())
+
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **asked: seen.update(asked) or str(tmp_path))
+    monkeypatch.setattr("sirocco.api.server.run", find)
+    flags = ["--arch", "qwen3", "--revision", "v1", "--token-source", "literal:hf_verysecret"]
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "-m", "org/name", *flags])
+    assert end.value.code == 2 and "no config.json" in capsys.readouterr().err  # of the folder that was found
+    assert (seen["token"], seen["options"].arch) == ("hf_verysecret", "Qwen3ForCausalLM")
+    assert "secret" not in repr(seen["options"]), "the engine process needs no token"
 
 
 def test_empty_prompt(capsys):

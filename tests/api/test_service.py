@@ -50,7 +50,7 @@ def samples(text):
 def test_metrics():
     async def main():
         engine = FakeEngine()
-        engine.client.stats = EngineStats(2, 3, 5, 10, 7, 100, 200, 4, 50, 25)
+        engine.client.stats = EngineStats(2, 3, 5, 10, 7, 100, 200, 4, 50, 25, graph_misses=6)
         app = create_app(engine)
         await call(app, CHAT, {"messages": HELLO, "stream": True})
         await call(app, CHAT, {"messages": HELLO, "n": 2})
@@ -64,6 +64,10 @@ def test_metrics():
             "num_requests_running": 2,
             "num_requests_waiting": 3,
             "kv_cache_usage_perc": 0.5,
+            "kv_cache_blocks_used": 5,
+            "kv_cache_blocks": 10,
+            "cuda_graph_misses_total": 6,
+            "engine_steps_total": 7,
             "prompt_tokens_total": 100,
             "generation_tokens_total": 200,
             "num_preemptions_total": 4,
@@ -83,6 +87,17 @@ def test_metrics():
         assert found["http_requests_in_flight",] == 1  # the scrape itself
 
     scenario(main)
+
+
+def test_every_statistic_of_the_engine_is_a_metric():
+    names = EngineStats.__struct_fields__
+
+    def exposed(**changed):
+        stats = EngineStats(**dict.fromkeys(names, 2) | changed)
+        return Metrics(lambda: "m", lambda: stats).exposition()
+
+    unseen = [name for name in names if exposed(**{name: 1}) == exposed()]
+    assert not unseen
 
 
 def test_labels_do_not_grow_with_what_clients_send():

@@ -37,6 +37,22 @@ def requests_of(batch: StateBatch) -> list[tuple[int, bool, slice]]:
     return list(zip(batch.slots.tolist(), batch.has_state.tolist(), rows, strict=True))
 
 
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, states: Tensor, batch: StateBatch
+) -> tuple[Tensor, Tensor]:
+    """The outputs [T, D] and the new states, one token at a time in float64."""
+    out, new = torch.zeros(x.shape, dtype=torch.float64), states.double().clone()
+    for slot, known, rows in requests_of(batch):
+        window = new[slot] if known else torch.zeros(new.shape[1:], dtype=torch.float64)
+        for t in range(rows.start, rows.stop):
+            window = torch.cat((window, x[t].double()[:, None]), 1)
+            y = (window * weight.double()).sum(1) + (0 if bias is None else bias.double())
+            out[t] = y * torch.sigmoid(y)
+            window = window[:, 1:]
+        new[slot] = window
+    return out, new
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize(("query_lens", "has_state"), BATCHES)
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -48,15 +64,7 @@ def test_causal_conv(
     states = poisoned((D, W - 1), batch, dtype)
     x, weight = torch.randn(sum(query_lens) + padding, 2 * D).to(dtype)[:, :D], torch.randn(D, W).to(dtype)
     bias = torch.randn(D).to(dtype) if with_bias else None
-    expected, expected_states = torch.zeros(len(x), D, dtype=torch.float64), states.double().clone()
-    for slot, known, rows in requests_of(batch):
-        window = states[slot].double() if known else torch.zeros(D, W - 1, dtype=torch.float64)
-        for t in range(rows.start, rows.stop):
-            window = torch.cat((window, x[t].double()[:, None]), 1)
-            y = (window * weight.double()).sum(1) + (0 if bias is None else bias.double())
-            expected[t] = y * torch.sigmoid(y)
-            window = window[:, 1:]
-        expected_states[slot] = window
+    expected, expected_states = convolution(x, weight, bias, states, batch)
     actual = causal_conv(x, weight, bias, states, batch)
     assert actual.dtype == dtype
     atol = 1e-13 if dtype == torch.float64 else 2e-6
@@ -67,19 +75,15 @@ def test_causal_conv(
 def recurrence(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, states: Tensor, batch: StateBatch
 ) -> tuple[Tensor, Tensor]:
-    """y and the new states, one token and one head at a time in float64."""
+    """y and the new states, one token at a time in float64."""
     x, dt, a, b, c, d, states = (part.double().clone() for part in (x, dt, a, b, c, d, states))
-    y = torch.zeros_like(x)
+    y, group = torch.zeros_like(x), torch.arange(x.shape[1]) // (x.shape[1] // b.shape[1])
     for slot, known, rows in requests_of(batch):
-        state = states[slot] if known else torch.zeros(H, P, N, dtype=torch.float64)
+        state = states[slot] if known else torch.zeros(states.shape[1:], dtype=torch.float64)
         for t in range(rows.start, rows.stop):
-            heads = []
-            for h in range(H):
-                group = h // (H // G)
-                moved = torch.exp(dt[t, h] * a[h]) * state[h] + dt[t, h] * torch.outer(x[t, h], b[t, group])
-                y[t, h] = moved @ c[t, group] + d[h] * x[t, h]
-                heads.append(moved)
-            state = torch.stack(heads)
+            added = (dt[t, :, None] * x[t])[..., None] * b[t, group][:, None]
+            state = torch.exp(dt[t] * a)[:, None, None] * state + added
+            y[t] = (state * c[t, group][:, None]).sum(-1) + d[:, None] * x[t]
         states[slot] = state
     return y, states
 
@@ -101,15 +105,14 @@ def test_state_space_scan(
     states, count = poisoned((H, P, N), batch, wide), sum(query_lens) + padding
     x, b, c = (torch.randn(count, *size).to(dtype) for size in ((H, P), (G, N), (G, N)))
     dt, a, d = torch.rand(count, H, dtype=wide), -rate * torch.rand(H, dtype=wide), torch.randn(H, dtype=wide)
-    args = [part[: sum(query_lens)] for part in (x, dt)] + [a, b[: sum(query_lens)], c[: sum(query_lens)], d]
-    expected, expected_states = recurrence(*args, states, batch)
+    expected, expected_states = recurrence(x, dt, a, b, c, d, states, batch)
     actual = state_space_scan(x, dt, a, b, c, d, states, batch)
     assert actual.dtype == dtype
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
     assert_close(states.double().nan_to_num(), expected_states.nan_to_num(), **tolerance)
     if dtype == torch.bfloat16:
         tolerance["rtol"] = 2 * torch.finfo(dtype).eps
-    assert_close(actual[: len(expected)].double(), expected, **tolerance)
+    assert_close(actual.double(), expected, **tolerance)
 
 
 @pytest.mark.parametrize("cuts", [[40], [1] * 40, [8, 16, 16], [7, 1, 1, 20, 11]])

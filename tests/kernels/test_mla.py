@@ -9,7 +9,15 @@ from torch.testing import assert_close
 
 from sirocco.kernels import mla
 from sirocco.kernels.attention import AttentionBatch
-from sirocco.kernels.mla import absorbed_attention, expanded_attention, latent_attention, write_latent
+from sirocco.kernels.mla import (
+    absorbed_attention,
+    expanded_attention,
+    latent_attention,
+    norm_rope_write_latent,
+    write_latent,
+)
+from sirocco.kernels.norm import rms_norm
+from sirocco.kernels.rope import rope_tables, rotate
 
 H, D, P, DV, R, S = 3, 12, 8, 20, 48, 8
 SCALE = 0.21
@@ -102,4 +110,19 @@ def test_padding_is_not_written() -> None:
     latent = torch.randn(3, R + P)
     write_latent(latent, cache, torch.tensor([S + 1, -1, 0]))
     assert torch.equal(cache[1, 1], latent[0]) and torch.equal(cache[0, 0], latent[2])
+    assert cache.count_nonzero() == 2 * (R + P)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary_dim", [P, P - 2])
+def test_norm_rope_write(interleaved: bool, rotary_dim: int) -> None:
+    q, kv, weight = torch.randn(3, H, D + P), torch.randn(3, R + P), torch.randn(R)
+    tables = rope_tables(torch.rand(rotary_dim // 2), torch.tensor([4, 0, 90]))
+    before, cache, slots = q.clone(), torch.zeros(2, S, R + P), torch.tensor([S + 1, -1, 0])
+    norm_rope_write_latent(q, kv, weight, 1e-6, *tables, interleaved, cache, slots)
+    assert torch.equal(q[..., :D], before[..., :D])
+    assert_close(q[..., D:], rotate(before[..., D:], *tables, interleaved))
+    key = rotate(kv[:, None, R:], *tables, interleaved)[:, 0]
+    latent = torch.cat((rms_norm(kv[:, :R], weight, 1e-6), key), -1)
+    assert_close(cache[[1, 0], [1, 0]], latent[[0, 2]])
     assert cache.count_nonzero() == 2 * (R + P)

@@ -156,12 +156,12 @@ def test_where_nothing_compiles_torch_serves(
     monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     with caplog.at_level(logging.WARNING):
-        assert build.library.__wrapped__() is None
+        assert build.library_path.__wrapped__() is None
     assert "could not be compiled" in caplog.text
     monkeypatch.setattr(build, "_compiler", lambda: (_ for _ in ()).throw(FileNotFoundError))
-    assert build.library.__wrapped__() is None
+    assert build.library_path.__wrapped__() is None
     monkeypatch.setenv("SIROCCO_NATIVE", "0")
-    assert build.library.__wrapped__() is None
+    assert build.library_path.__wrapped__() is None
 
 
 def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

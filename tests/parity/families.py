@@ -142,6 +142,7 @@ CASES = {
         final_logit_softcapping=3.0,
     ),
     "phi2": phi2(),
+    "phi2-qk-norm": phi2(qk_layernorm=True, num_attention_heads=3, num_key_value_heads=1),
     "phi2-tied-rotary-quarter": phi2(
         tie_word_embeddings=True, partial_rotary_factor=0.25, num_attention_heads=3, num_key_value_heads=3
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sirocco.kernels.mamba import StateBatch
-from sirocco.runtime.models.cache import StateCache, allocate_caches
+from sirocco.runtime.models.cache import StateCache, allocate_caches, allocated_bytes
 from sirocco.runtime.models.load import load_model
 
 from .families import CASES, save_model
@@ -79,8 +79,8 @@ def test_only_the_slots_of_the_step_change(loaded, tokens):
 def test_bytes_of_state_and_of_tokens(loaded, dtype):
     spec = loaded.spec
     caches = allocate_caches(spec, 4, 16, dtype, "cpu", num_states=3)
-    by_token = sum(cache.num_bytes for cache in caches if not isinstance(cache, StateCache))
-    by_request = sum(cache.num_bytes for cache in caches if isinstance(cache, StateCache))
+    by_token = allocated_bytes(cache for cache in caches if not isinstance(cache, StateCache))
+    by_request = allocated_bytes(cache for cache in caches if isinstance(cache, StateCache))
     assert by_token == 4 * 16 * spec.cache_bytes_per_token(dtype.itemsize) > 0
     assert by_request == 3 * spec.cache_bytes_per_request(dtype.itemsize) > 0
     assert all(cache.tensors["ssm"].dtype == torch.float32 for cache in caches if isinstance(cache, StateCache))

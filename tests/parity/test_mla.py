@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sirocco.runtime.errors import ModelLoadError
-from sirocco.runtime.models.cache import LatentCache, allocate_caches
+from sirocco.runtime.models.cache import LatentCache, allocate_caches, allocated_bytes
 from sirocco.runtime.models.load import load_model
 
 from .families import save_model
@@ -75,9 +75,7 @@ def test_caches_hold_latents_alone(published):
     spec = load_model(published[1], "bfloat16", "cpu").spec
     caches = allocate_caches(spec, 5, 8, torch.bfloat16, "cpu")
     assert all(isinstance(cache, LatentCache) for cache in caches)
-    assert (
-        sum(cache.num_bytes for cache in caches) == 5 * 8 * spec.cache_bytes_per_token(2) == 5 * 8 * 3 * (40 + 12) * 2
-    )
+    assert allocated_bytes(caches) == 5 * 8 * spec.cache_bytes_per_token(2) == 5 * 8 * 3 * (40 + 12) * 2
 
 
 def test_layers_that_config_does_not_mention_are_refused(published, tmp_path):

@@ -119,7 +119,7 @@ def test_share_of_a_head_that_is_turned(architecture, rotary_dim, interleaved):
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("PhiForCausalLM", {"qk_layernorm": True}, "qk_layernorm is not supported"),
+        ("PhiForCausalLM", {"qk_layernorm": "yes"}, "qk_layernorm must be true or false"),
         ("PhiForCausalLM", {"layer_norm_eps": "small"}, "layer_norm_eps must be a finite number"),
         ("Gemma2ForCausalLM", {"attn_logit_softcapping": 0}, "attn_logit_softcapping must be between"),
         ("Gemma2ForCausalLM", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar must be between"),

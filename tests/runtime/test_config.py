@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from sirocco.runtime.config import Fields, make_config, read_config, rope_parameters
-from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.errors import ModelLoadError, RequestError
+from sirocco.runtime.request import SamplingParams
 
 MINIMAL = {"architectures": ["LlamaForCausalLM"], "vocab_size": 100, "max_position_embeddings": 64}
 
@@ -97,18 +98,9 @@ def test_rope_settings_per_layer_type():
     [
         ({"architectures": None}, "architectures"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
-        ({"vocab_size": None}, "vocab_size is missing"),
-        ({"vocab_size": "100"}, "vocab_size must be an integer"),
-        ({"vocab_size": True}, "vocab_size must be an integer"),
-        ({"vocab_size": 0}, "vocab_size must be between"),
-        ({"vocab_size": 10**30}, "vocab_size must be between"),
-        ({"max_position_embeddings": [1]}, "max_position_embeddings"),
         ({"eos_token_id": "2"}, "eos_token_id"),
         ({"eos_token_id": [1, -2]}, "eos_token_id"),
         ({"dtype": 16}, "dtype"),
-        ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),
-        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling: factor must be a finite number"),
-        ({"rope_scaling": {"type": "linear", "factor": 1e300}}, "rope_scaling: factor"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, changes, named):
@@ -117,9 +109,106 @@ def test_wrong_field_is_named(tmp_path, changes, named):
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"vocab_size": None}, "vocab_size is missing"),
+        ({"vocab_size": "100"}, "vocab_size must be an integer"),
+        ({"vocab_size": True}, "vocab_size must be an integer"),
+        ({"vocab_size": 0}, "vocab_size must be between"),
+        ({"vocab_size": 10**30}, "vocab_size must be between"),
+        ({"max_position_embeddings": [1]}, "max_position_embeddings"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings must be between"),
+        ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling: factor must be a finite number"),
+        ({"rope_scaling": {"type": "linear", "factor": 1e300}}, "rope_scaling: factor"),
+    ],
+)
+def test_wrong_size_is_named_when_it_is_asked_for(changes, named):
+    config = make_config(MINIMAL | changes)
+    with pytest.raises(ModelLoadError, match=r"^config\.json: ") as caught:
+        _ = (config.vocab_size, config.max_model_len)
+    assert named in str(caught.value)
+
+
+def test_architecture_in_place_of_the_one_named():
+    assert make_config(MINIMAL, architecture="Qwen3ForCausalLM").architecture == "Qwen3ForCausalLM"
+    assert make_config(MINIMAL | {"architectures": None}, architecture="Other").architecture == "Other"
+
+
+GEMMA3 = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "torch_dtype": "bfloat16",
+    "eos_token_id": [1, 106],
+    "text_config": {"hidden_size": 2560, "model_type": "gemma3_text", "head_dim": None, "num_hidden_layers": 34},
+    "vision_config": {"hidden_size": 1152},
+}
+
+
+def test_text_part_of_several_modalities():
+    """As published: fields that the text part leaves out have the values of its class, others are the whole's."""
+    config = make_config(GEMMA3)
+    assert (config.architecture, config.whole) == ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
+    assert (config.vocab_size, config.max_model_len, config.dtype) == (262_208, 131_072, "bfloat16")
+    assert config.eos_token_ids == (1, 106)
+    fields = config.fields
+    assert (fields.integer("hidden_size"), fields.integer("head_dim")) == (2560, 256)
+    assert make_config(GEMMA3, architecture="Gemma2ForCausalLM").architecture == "Gemma2ForCausalLM"
+
+
+@pytest.mark.parametrize(("whole", "text", "tied"), [(True, False, True), (False, True, True), (False, False, False)])
+def test_tied_where_either_part_says_so(whole, text, tied):
+    text_config = GEMMA3["text_config"] | {"tie_word_embeddings": text}
+    config = make_config(GEMMA3 | {"tie_word_embeddings": whole, "text_config": text_config})
+    assert config.fields.boolean("tie_word_embeddings") is tied
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_config": None}, "text_config is missing"),
+        ({"text_config": "gemma3_text"}, "text_config must be an object"),
+        ({"text_config": {"model_type": "t5"}}, "text_config: model_type 't5' is not supported; known are gemma3_text"),
+        ({"text_config": {"model_type": 3}}, "text_config: model_type must be a string"),
+    ],
+)
+def test_wrong_text_part(changes, message):
+    with pytest.raises(ModelLoadError, match=rf"^config\.json: {message}"):
+        make_config(GEMMA3 | changes)
+
+
+def test_faults_of_a_text_part_say_where_they_are():
+    config = make_config(GEMMA3 | {"text_config": {"hidden_size": "wide"}})
+    with pytest.raises(ModelLoadError, match=r"^config\.json: text_config: hidden_size must be an integer"):
+        config.fields.integer("hidden_size")
+
+
 def test_wrong_generation_field_is_named(tmp_path):
     with pytest.raises(ModelLoadError, match=r"^generation_config\.json: temperature must be a finite number, got nan"):
         read_config(write(tmp_path, MINIMAL, '{"temperature": NaN}'))
+
+
+@pytest.mark.parametrize(
+    "recommended",
+    [
+        *({"temperature": value} for value in (-1, 0, 100, 101, 1e300)),
+        *({"top_p": value} for value in (-0.1, 0, 1, 1.1)),
+        *({"top_k": value} for value in (-2, -1, 0, 5, 2**40)),
+        *({"min_p": value} for value in (0, 1, 2)),
+        *({"repetition_penalty": value} for value in (-1, 0, 1e-3, 1e3, 1e4)),
+    ],
+    ids=str,
+)
+def test_recommended_sampling_is_within_the_limits_of_requests(recommended):
+    (name,) = recommended
+    try:
+        generation = make_config(MINIMAL, recommended).generation
+    except ModelLoadError as error:
+        assert str(error).startswith(f"generation_config.json: {name} must be between")
+        with pytest.raises(RequestError):
+            SamplingParams(**recommended)
+    else:
+        SamplingParams(**{name: getattr(generation, name)})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"text"', "\x80", "[" * 100_000, '{"a": 1} {}'])
@@ -135,6 +224,7 @@ def test_folder_without_config(tmp_path):
 
 
 def test_torch_is_not_imported():
-    modules = "sirocco.runtime.config, sirocco.runtime.hub, sirocco.runtime.models.spec, sirocco.runtime.models.qwen"
-    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    modules = "sirocco.runtime.async_engine, sirocco.runtime.hub, sirocco.runtime.process_client"
+    names = "from sirocco.runtime.models.registry import class_name; class_name('qwen3')"  # imports every family
+    code = f"import {modules}, sys; {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -89,6 +89,19 @@ def test_tokens_are_those_of_the_plain_runner(loaded, depth, sampling):
     assert capture.captures == len(row_buckets(6))  # none while requests ran
 
 
+def test_every_group_of_layers_is_captured_over_its_own_tables(monkeypatch):
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    mixed = {"num_hidden_layers": 3, "layer_types": kinds, "use_sliding_window": True, "sliding_window": 20}
+    monkeypatch.setitem(SHAPES, "tiny", TINY | mixed)
+    mixed = random_model("tiny", "float32", "cpu")
+    expected, _ = run(mixed)
+    capture = FakeCapture()
+    tokens, runner = run(mixed, capture, depth=1)
+    assert len(runner._tables) == 2
+    assert tokens == expected
+    assert runner.graph_misses == 0 and sum(capture.replays.values()) > 20
+
+
 def test_a_step_that_no_capture_holds_runs_plainly_and_is_counted(loaded, monkeypatch):
     expected, plain = run(loaded)
     monkeypatch.setattr(graphs, "MAX_ROWS", 2)
@@ -99,6 +112,14 @@ def test_a_step_that_no_capture_holds_runs_plainly_and_is_counted(loaded, monkey
     assert runner.graph_misses > 0 and plain.graph_misses == 0
 
 
+def test_misses_are_among_the_statistics(loaded):
+    core, _ = assemble(loaded, EngineOptions(max_num_seqs=4, kv_memory=1 << 20), "test")
+    assert core.advance()[1].stats.graph_misses == 0
+    core.runner.capture(FakeCapture())
+    core.runner._graphs.misses = 3
+    assert core.advance()[1].stats.graph_misses == 3
+
+
 def test_padding_rows_write_to_the_null_block_alone(loaded):
     core, _ = assemble(loaded, EngineOptions(max_num_seqs=4, kv_memory=1 << 20), "test")
     runner = core.runner
@@ -107,8 +128,8 @@ def test_padding_rows_write_to_the_null_block_alone(loaded):
         cache.v.fill_(7.0)
     runner.capture(FakeCapture())
     with torch.inference_mode():
-        runner._device_tables[0, 0] = 3
-        hidden = runner._graphs.replay(np.array([0] * 3), np.array([0, 1, 2]), np.array([48, 49, 50]))
+        runner._tables[0].device[0, 0] = 3
+        hidden = runner._graphs.replay(np.array([0] * 3), np.array([0, 1, 2]), [np.array([48, 49, 50])])
     assert hidden.shape[0] == 3 and bool(hidden.isfinite().all())
     for cache in runner.caches:
         untouched = torch.ones(cache.k.shape[0], 16, dtype=torch.bool)

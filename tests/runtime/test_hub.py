@@ -21,13 +21,16 @@ class Response:
 
 @pytest.fixture
 def download(monkeypatch):
-    """Replaces the download: what it is called with, and what it does instead."""
+    """Replaces the download: what it was called with, and what it does instead."""
 
     class Download:
         result: object = None
 
+        def __init__(self):
+            self.calls = []
+
         def __call__(self, name, **options):
-            self.options = options | {"name": name}
+            self.calls.append(options | {"name": name})
             if isinstance(self.result, Exception):
                 raise self.result
             return self.result
@@ -60,7 +63,7 @@ def test_demo_is_a_folder_of_the_package(tmp_path, monkeypatch):
 def test_path_that_does_not_exist(name, download):
     with pytest.raises(ModelLoadError, match="no such folder"):
         hub.resolve_model(name)
-    assert not hasattr(download, "options")
+    assert not download.calls
 
 
 def test_empty_name():
@@ -74,47 +77,123 @@ def test_file_instead_of_a_folder(tmp_path):
         hub.resolve_model(str(tmp_path / "model.gguf"))
 
 
+def asked_for(call, names):
+    """Which of these files a download takes."""
+    patterns = {"allow_patterns": call["allow_patterns"], "ignore_patterns": call["ignore_patterns"]}
+    return set(huggingface_hub.utils.filter_repo_objects(names, **patterns))
+
+
 def test_hub_id_is_downloaded(tmp_path, monkeypatch, download):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     download.result = str(tmp_path)
-    assert hub.resolve_model("org/name", revision="main", token="secret", offline=False) == tmp_path
-    options = download.options
-    assert (options["name"], options["revision"], options["token"]) == ("org/name", "main", "secret")
-    assert options["local_files_only"] is False
-    wanted = list(
-        huggingface_hub.utils.filter_repo_objects(
-            [
-                "config.json",
-                "model-00001-of-00002.safetensors",
-                "model.safetensors.index.json",
-                "tokenizer.model",
-                "chat_template.jinja",
-                "consolidated.safetensors",
-                "original/consolidated.00.pth",
-                "pytorch_model.bin",
-                "README.md",
-            ],
-            allow_patterns=options["allow_patterns"],
-            ignore_patterns=options["ignore_patterns"],
-        )
-    )
-    assert len(wanted) == 5
-    assert not any(name.startswith(("consolidated", "original", "pytorch", "README")) for name in wanted)
+    found = hub.resolve_model("org/name", revision="main", token_source="literal:secret", offline=False)
+    assert found == tmp_path
+    (call,) = download.calls
+    assert (call["name"], call["revision"], call["token"]) == ("org/name", "main", "secret")
+    assert call["local_files_only"] is False
+    wanted = {
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "3_Dense/pytorch_model.bin",
+    }
+    others = {
+        "consolidated.safetensors",
+        "original/consolidated.00.pth",
+        "checkpoint-1/model.safetensors",
+        "pytorch_model.bin",
+        "README.md",
+    }
+    assert asked_for(call, wanted | others) == wanted
+
+
+def test_pickled_weights_are_downloaded_where_there_are_no_others(tmp_path, download):
+    snapshot = tmp_path / "0123abcd"
+    snapshot.mkdir()
+    download.result = str(snapshot)
+    assert hub.resolve_model("org/name", revision="main", offline=False) == snapshot
+    first, second = download.calls
+    assert (first["revision"], second["revision"]) == ("main", "0123abcd")  # of the same commit
+    wanted = {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "2_Dense/pytorch_model.bin"}
+    others = {"training_args.bin", "optimizer.pt", "onnx/model.bin", "consolidated.00.pth", "tf_model.h5"}
+    assert asked_for(second, wanted | others) == wanted
 
 
 def test_offline_follows_the_environment(tmp_path, monkeypatch, download):
     download.result = str(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.resolve_model("org/name")
-    assert download.options["local_files_only"] is True
     hub.resolve_model("org/name", offline=False)
-    assert download.options["local_files_only"] is False
+    assert [call["local_files_only"] for call in download.calls] == [True, True, False, False]
 
 
 def test_offline_and_not_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelLoadError, match=r"'org/name' is not in the cache, .* offline mode is on"):
         hub.resolve_model("org/name", offline=True)
+
+
+def test_revisions_belong_to_hub_ids(tmp_path, download):
+    for name in (str(tmp_path), "demo"):
+        with pytest.raises(ModelLoadError, match="has no revisions"):
+            hub.resolve_model(name, revision="main")
+    for revision in ("", "../x", "a/../../b", "/etc", "a b"):
+        with pytest.raises(ModelLoadError, match="is not the name of a revision"):
+            hub.resolve_model("org/name", revision=revision)
+    assert not download.calls
+
+
+@pytest.mark.parametrize(
+    ("source", "token"),
+    [
+        ("literal:hf_abc", "hf_abc"),
+        ("env:MY_TOKEN", "hf_env"),
+        ("path:{folder}/token", "hf_file"),
+        ("cache", None),
+        ("none", False),
+    ],
+)
+def test_token_sources(source, token, tmp_path, monkeypatch, download):
+    monkeypatch.setenv("MY_TOKEN", "hf_env")
+    (tmp_path / "token").write_text("hf_file\n")
+    download.result = str(tmp_path)
+    hub.resolve_model("org/name", token_source=source.format(folder=tmp_path), offline=False)
+    assert {call["token"] for call in download.calls} == {token}
+    hub.resolve_model("org/name", token_source=source.format(folder=tmp_path), offline=True)
+    assert download.calls[-1]["token"] is False  # nobody to show it to
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf_verysecret", "must be one of literal:TOKEN, env:NAME"),
+        ("", "must be one of"),
+        ("literal:", "must be one of"),
+        ("cache:hf_verysecret", "must be one of"),
+        ("token:hf_verysecret", "must be one of"),
+        ("literal:hf_verysecret and more", r"\(literal\) holds no token"),
+        ("literal:hf_very\nsecret", r"\(literal\) holds no token"),
+        ("env:NO_SUCH_VARIABLE", r"\(env\) holds no token"),
+        ("env:BLANK", r"\(env\) holds no token"),
+        ("path:/nonexistent/token", "cannot be read: No such file"),
+        ("path:{folder}", "cannot be read: Is a directory"),
+        ("path:{folder}/empty", r"\(path\) holds no token"),
+        ("path:{folder}/binary", "cannot be read: it is not text"),
+    ],
+)
+def test_wrong_token_source_is_not_repeated(source, message, tmp_path, monkeypatch, download):
+    monkeypatch.setenv("BLANK", " ")
+    (tmp_path / "empty").touch()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        hub.resolve_model("org/name", token_source=source.format(folder=tmp_path), offline=False)
+    assert "secret" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+    assert not download.calls
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from collections import deque
 
 import pytest
 
-from sirocco.runtime.blocks import BlockPool
+from sirocco.runtime.blocks import BlockGroup, BlockPool, longest_request
 from sirocco.runtime.plan import Plan, StepResult
+from sirocco.runtime.prefix import PrefixCache
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.sequence import Regimes
+from sirocco.runtime.snapshots import Snapshots
 from sirocco.runtime.wire import EngineRequest, Sampling, SequenceOutput
 
 from .fakes import FakeRunner, expected_tokens
@@ -17,10 +19,26 @@ from .fakes import FakeRunner, expected_tokens
 class Bench:
     """A scheduler, a fake runner and up to `depth` plans in flight beyond the one being committed."""
 
-    def __init__(self, num_blocks=64, block_size=4, max_num_seqs=8, budget=32, chunk=16, prefix_caching=True, depth=0):
-        self.pool = BlockPool(num_blocks, block_size)
-        self.scheduler = Scheduler(self.pool, max_num_seqs, budget, chunk, prefix_caching)
-        self.runner = FakeRunner(block_size, budget)
+    def __init__(
+        self,
+        num_blocks=64,
+        block_size=4,
+        max_num_seqs=8,
+        budget=32,
+        chunk=16,
+        prefix_caching=True,
+        depth=0,
+        groups=((1, None),),
+        snapshots=None,
+        interval=16,
+    ):
+        """`groups` are (multiple of `block_size`, window); with `snapshots` the model is recurrent."""
+        self.groups = [BlockGroup(block_size * multiple, window) for multiple, window in groups]
+        self.pool = BlockPool(num_blocks)
+        self.snapshots = None if snapshots is None else Snapshots(snapshots, interval)
+        prefix = PrefixCache(self.pool, self.groups, block_size, self.snapshots) if prefix_caching else None
+        self.scheduler = Scheduler(self.pool, self.groups, max_num_seqs, budget, chunk, prefix)
+        self.runner = FakeRunner(self.groups, budget, recurrent=snapshots is not None)
         self.depth = depth
         self.in_flight: deque[tuple[Plan, StepResult]] = deque()
         self.tokens: dict[tuple[int, int], list[int]] = {}
@@ -56,10 +74,23 @@ class Bench:
         raise AssertionError("the workload did not end")
 
 
+MODELS = {  # groups, kept states
+    "full": ([(1, None)], None),
+    "window": ([(1, 7)], None),
+    "alternating": ([(1, None), (1, 7)], None),
+    "wide-windows": ([(3, None), (1, 33)], None),
+    "three-groups": ([(2, None), (1, 5), (3, 20)], None),
+    "recurrent": ([(1, None)], 5),
+    "recurrent-window": ([(1, 9), (2, None)], 3),
+}
+
+
 @pytest.mark.parametrize("depth", [0, 1])
-@pytest.mark.parametrize("seed", range(12))
-def test_random_workloads(seed, depth):
-    rng = random.Random(seed)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("model", MODELS)
+def test_random_workloads(model, seed, depth):
+    rng = random.Random(f"{model} {seed}")
+    groups, snapshots = MODELS[model]
     bench = Bench(
         num_blocks=rng.choice([24, 40, 200]),
         block_size=rng.choice([1, 4, 16]) if seed % 3 else 4,
@@ -68,9 +99,11 @@ def test_random_workloads(seed, depth):
         chunk=rng.choice([1, 5, 16]),
         prefix_caching=seed % 4 != 3,
         depth=depth,
+        groups=groups,
+        snapshots=snapshots,
+        interval=rng.choice([4, 40]),
     )
-    bench.scheduler.window = bench.runner.window = rng.choice([None, None, 7, 33])
-    capacity = (bench.pool.num_blocks - 1) * bench.pool.block_size
+    capacity = longest_request(bench.groups, bench.pool.num_blocks, bench.scheduler.token_budget, 3200)
     shared = [rng.randrange(1000) for _ in range(capacity)]
     wanted, aborted, paused = {}, set(), set()
     for id in range(40):
@@ -96,6 +129,8 @@ def test_random_workloads(seed, depth):
         bench.scheduler.pause(reader, False)
     bench.run()
     assert bench.pool.num_used == 0
+    if bench.snapshots is not None:
+        assert len(bench.snapshots._free) + bench.snapshots.num_known == snapshots, "every slot is free or known"
     assert bench.scheduler.num_requests == 0
     stats = bench.scheduler.stats()
     assert (stats.running, stats.waiting) == (0, 0)
@@ -181,8 +216,7 @@ def test_outgrowing_a_rope_regime_computes_the_request_anew(depth):
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_blocks_that_left_the_window_are_given_back(depth):
-    bench = Bench(num_blocks=200, depth=depth)
-    bench.scheduler.window = bench.runner.window = 10
+    bench = Bench(num_blocks=200, depth=depth, groups=[(1, 10)])
     prompts = [list(range(60)), list(range(60)), list(range(200, 205))]
     for id, prompt in enumerate(prompts):
         bench.add(id, prompt, max_tokens=50)
@@ -193,6 +227,117 @@ def test_blocks_that_left_the_window_are_given_back(depth):
     for id, prompt in enumerate(prompts):
         assert bench.tokens[id, 0] == expected_tokens(prompt, 50)
     assert bench.pool.num_used == 0
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_windows_give_back_what_full_layers_keep(depth):
+    bench = Bench(num_blocks=200, depth=depth, groups=[(1, None), (1, 10)])
+    prompt = list(range(60))
+    bench.add(1, prompt, max_tokens=50)
+    for _ in range(30):
+        bench.step()
+    length = len(prompt) + len(bench.tokens[1, 0])
+    full, window = length // 4 + 1, 10 // 4 + 2
+    assert full < bench.pool.num_used <= full + window
+    bench.run()
+    assert bench.tokens[1, 0] == expected_tokens(prompt, 50)
+
+
+def test_a_long_request_fits_where_all_its_blocks_would_not():
+    bench = Bench(num_blocks=40, budget=8, groups=[(1, None), (1, 6)])
+    length = longest_request(bench.groups, 40, 8, 1000)
+    assert length > 39 // 2 * 4
+    bench.add(1, range(length - 20), max_tokens=20)
+    bench.add(2, range(500, 550), max_tokens=20)  # has to wait or to leave, and ends all the same
+    bench.run()
+    assert bench.tokens[1, 0] == expected_tokens(list(range(length - 20)), 20)
+    assert bench.tokens[2, 0] == expected_tokens(list(range(500, 550)), 20)
+
+
+def test_prefix_hit_of_a_mixed_model_needs_its_window():
+    prompt = list(range(49))
+    bench = Bench(num_blocks=200, groups=[(2, None), (1, 10)])
+    bench.add(1, prompt)
+    bench.run()
+    bench.add(2, prompt)
+    bench.run()
+    assert bench.cached[2, 0] == 48
+    bench.pool._block_of.pop((1, next(name for group, name in reversed(bench.pool._block_of) if group == 1)))
+    before = bench.runner.computed_tokens
+    bench.add(3, [*prompt[:40], 999])
+    bench.run()
+    assert bench.cached[3, 0] == 40, "whose window is there"
+    assert bench.runner.computed_tokens - before == 1 + 7
+    assert bench.tokens[3, 0] == expected_tokens([*prompt[:40], 999], 8)
+
+
+def test_a_window_is_all_that_a_hit_needs():
+    prompt = list(range(80))
+    bench = Bench(num_blocks=16, budget=16, max_num_seqs=1, groups=[(1, 10)])
+    bench.add(1, prompt)
+    bench.run()  # fifteen blocks do not hold eighty tokens: the first are gone
+    bench.add(2, prompt)
+    bench.run()
+    assert bench.cached[2, 0] == 76
+    assert bench.tokens[2, 0] == bench.tokens[1, 0] == expected_tokens(prompt, 8)
+
+
+def test_recurrent_state_is_gone_back_to_at_the_last_border_of_a_prompt():
+    prompt = list(range(42))
+    bench = Bench(num_blocks=200, budget=64, snapshots=4, interval=1000)
+    bench.add(1, prompt)
+    bench.run()
+    assert bench.snapshots.num_known == 1
+    before = bench.runner.computed_tokens
+    bench.add(2, [*prompt, 7, 8, 9])
+    bench.add(3, prompt[:30])  # blocks of 28 tokens are there, but no state after so many
+    bench.run()
+    assert (bench.cached[2, 0], bench.cached[3, 0]) == (40, 0)
+    assert bench.runner.computed_tokens - before == 5 + 7 + 30 + 7
+    assert bench.tokens[2, 0] == expected_tokens([*prompt, 7, 8, 9], 8)
+
+
+def test_recurrent_states_are_kept_along_the_way_and_the_longest_unused_goes():
+    prompt = list(range(100))
+    bench = Bench(num_blocks=200, snapshots=3, interval=32)
+    bench.add(1, prompt, max_tokens=1)
+    bench.run()
+    assert bench.snapshots.num_known == 3  # of those after 32, 64 and 96 tokens
+    for id, (length, cached) in enumerate([(66, 64), (34, 32)], start=2):
+        bench.add(id, prompt[:length], max_tokens=1)
+        bench.run()
+        assert bench.cached[id, 0] == cached
+    bench.add(4, range(200, 220), max_tokens=1)  # keeps one more
+    bench.add(5, prompt, max_tokens=1)
+    bench.run()
+    assert bench.cached[5, 0] == 64, "that after 96 was used longest ago"
+    assert bench.tokens[5, 0] == expected_tokens(prompt, 1)
+
+
+def test_choices_share_a_recurrent_prompt():
+    bench = Bench(num_blocks=200, budget=64, snapshots=4)
+    bench.add(1, range(33), n=4, seed=5)
+    bench.run()
+    assert bench.runner.computed_tokens == 33 + 3 * 1 + 4 * 7
+    for index in range(4):
+        assert bench.tokens[1, index] == expected_tokens(list(range(33)), 8, 5 + index)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_state_of_an_aborted_or_failed_step_is_not_kept(depth):
+    bench = Bench(snapshots=2, depth=depth, interval=4)
+    bench.add(1, range(9))
+    bench.add(2, range(20, 28))
+    plan = bench.scheduler.plan()
+    assert plan.saves
+    bench.hear(bench.scheduler.fail(plan, "boom"))
+    assert bench.snapshots.num_known == 0
+    bench.add(3, range(40, 44), max_tokens=50)
+    for _ in range(4):
+        bench.step()
+    bench.scheduler.abort(3)
+    bench.run()
+    assert len(bench.snapshots._free) + bench.snapshots.num_known == 2
 
 
 def test_stop_token_ends_a_sequence():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sirocco.runtime.errors import GenerationError, SiroccoError
 from sirocco.runtime.host import prepare_process
-from sirocco.runtime.local_client import LocalClient
+from sirocco.runtime.local_client import Build, LocalClient
 from sirocco.runtime.wire import EngineOptions, EngineRequest, Sampling, SequenceOutput
 
 if TYPE_CHECKING:
@@ -27,9 +27,12 @@ def version() -> str:
 
 
 class Model:
-    """An engine with the options of a server except for the prefix cache, which would save a peer's work."""
+    """An engine with the options of a server except for the prefix cache, which would save a peer's work.
 
-    def __init__(self, spec: Spec) -> None:
+    `build` makes a model that is in no folder.
+    """
+
+    def __init__(self, spec: Spec, build: Build | None = None) -> None:
         options = EngineOptions(
             model=spec["folder"],
             dtype=_DTYPES[spec["variant"]],
@@ -38,7 +41,7 @@ class Model:
             prefix_caching=False,
         )
         self._loop = asyncio.new_event_loop()
-        self._client = LocalClient(options)
+        self._client = LocalClient(options, build)
         self._loop.run_until_complete(self._client.start())
 
     def generate(self, prompts: list[PromptDict], count: int) -> Reply:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from sirocco.kernels.triton import common, compile
-from sirocco.kernels.triton.cases import Dims, model_calls, norm_calls, sampling_calls, shipped_calls
+from sirocco.kernels.triton.cases import (
+    Dims,
+    LatentDims,
+    MambaDims,
+    bidirectional_calls,
+    latent_calls,
+    mamba_calls,
+    model_calls,
+    norm_calls,
+    sampling_calls,
+    shipped_calls,
+)
 from sirocco.kernels.triton.common import compile_launch, compiled_variants, launch, recording, tuned
 from sirocco.kernels.triton.compile import TARGETS, Usage, compile_all, compiling_for
 from sirocco.kernels.triton.warmup import warm_up
@@ -33,8 +44,9 @@ def test_every_kernel_compiles_without_spills(target: str) -> None:
     assert compiled.returncode == 0, compiled.stderr
     rows = [line for line in compiled.stdout.splitlines() if f"| {target} |" in line]
     in_bfloat16 = {row.split("|")[1].strip() for row in rows if "bfloat16" in row}
-    assert kernels() - in_bfloat16 <= {"bound_kernel"}  # which sees float32 alone
-    assert any("| bound_kernel |" in row for row in rows)
+    others = {"bound_kernel", "log_decay_kernel"}  # which see float32 alone
+    assert kernels() - in_bfloat16 <= others
+    assert all(any(f"| {kernel} |" in row for row in rows) for kernel in others)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -71,6 +83,42 @@ def test_lengths_do_not_make_variants() -> None:
         variants = compile_with(16)
         assert variants > 0
         assert [compile_with(count) for count in (1, 2, 33, 4096)] == [variants] * 4
+
+
+def test_lengths_of_other_attention_do_not_make_variants() -> None:
+    latent = LatentDims(num_heads=20, rank=32, nope_dim=16, rope_dim=16, value_dim=16)
+    dims = Dims(num_heads=2, num_kv_heads=1, head_dim=16, window=20)
+
+    def compile_with(query_lens: list[int]) -> int:
+        with recording() as launches:
+            for call in (*latent_calls(latent, query_lens), *bidirectional_calls(dims, 9, sum(query_lens))):
+                call()
+        for one in launches:
+            compile_launch(one)
+        return compiled_variants()
+
+    with compiling_for(TARGETS["sm_90"]):
+        variants = compile_with([1, 299])
+        assert variants > 0
+        assert [compile_with(lengths) for lengths in ([1], [1, 1], [33], [3] * 16)] == [variants] * 4
+
+
+def test_lengths_of_recurrent_steps_do_not_make_variants() -> None:
+    dims = MambaDims(num_heads=4, head_dim=16, state_size=16)
+
+    def compile_with(query_lens: list[int]) -> int:
+        with recording() as launches:
+            for call in mamba_calls(dims, query_lens):
+                call()
+        for one in launches:
+            compile_launch(one)
+        return compiled_variants()
+
+    with compiling_for(TARGETS["sm_90"]):
+        compile_with([1])
+        variants = compile_with([1, 3])
+        assert variants > 0
+        assert [compile_with(lengths) for lengths in ([2, 3], [64, 1, 7], [1, 1], [300])] == [variants] * 4
 
 
 def test_warming_up_leaves_nothing_to_compile() -> None:

@@ -1,0 +1,42 @@
+"""What runs before the first request, on a model with recurrent layers and experts."""
+
+import pytest
+import torch
+
+from sirocco.runtime.build import assemble
+from sirocco.runtime.models.cache import StateCache
+from sirocco.runtime.models.random import SHAPES, random_model
+from sirocco.runtime.warmup import warm_up
+from sirocco.runtime.wire import EngineOptions
+
+HYBRID = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "shared_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "layer_types": ["mamba", "attention"],
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "mamba_n_heads": 4,
+    "mamba_d_state": 12,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 4096,
+}
+
+
+@pytest.mark.parametrize("max_model_len", [1, 300])
+def test_recurrent_layers_are_warmed_up_in_one_slot(monkeypatch, max_model_len):
+    monkeypatch.setitem(SHAPES, "hybrid", HYBRID)
+    loaded = random_model("hybrid", "float32", "cpu")
+    core, _ = assemble(loaded, EngineOptions(max_num_seqs=3, kv_memory=1 << 20), "test")
+    caches = core.runner.caches
+    states = [tensor for cache in caches if isinstance(cache, StateCache) for tensor in cache.tensors.values()]
+    for tensor in states:
+        tensor.fill_(torch.nan)
+    warm_up(loaded.model, caches, 16, max_model_len, torch.device("cpu"))
+    assert len(states) == 2
+    for tensor in states:
+        assert bool(tensor[0].isfinite().all() and tensor[1:].isnan().all())
