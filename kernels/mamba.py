@@ -166,9 +166,9 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_grou
     Returns [T, C] in the weight's dtype; the arithmetic runs in float32 at least.
     """
     if use_triton(x):
-        from sirocco.kernels.triton import mamba  # triton is absent on macOS
+        from sirocco.kernels.triton import norm  # triton is absent on macOS
 
-        return mamba.gated_rms_norm(x, gate, weight, eps, num_groups)
+        return norm.gated_rms_norm(x, gate, weight, eps, num_groups)
     return gated_rms_norm_torch(x, gate, weight, eps, num_groups)
 
 

@@ -21,17 +21,17 @@ SPEEDS = (
 )
 _MEMORY = ("peak_anon_mib", "peak anonymous MiB")
 _METHOD = f"""\
-Weights are random bfloat16 and the same for all; only speed is compared. Every figure is the median [least-greatest] of
-so many rounds; in each round every engine runs once in a fresh process, in turns, on the same token ids, greedy and never
-ending early, after a warm-up of the same size. Prefill is a prompt of {PROMPT} tokens and one new token. Streams are prompts
-of {SHORT_PROMPT} tokens handed over together, {NEW_TOKENS} new tokens each: all of them over the whole time, and as decode
-those after the first over the time after it. transformers is eager, in a static batch of equal lengths with a cache, its
-best case; the word beside it is its `experts_implementation`; batched_mm copies the weights of every token's experts,
-which for prompts fits no memory, so they take grouped_mm. Before each measurement the machine is given time to become
-quiet; one during which others used more than a quarter of a core is repeated, and left out of a median unless there is
-no other (marked `!`). The bound is what reading the weights once a step, or the products in bfloat16, allows at the
-rates measured in the same rounds; of the experts those are read that the tokens of a step need when each chooses at
-random."""
+Weights are random bfloat16 and the same for all; only speed is compared. Every figure is the median [least-greatest]
+of so many rounds; in each round every engine runs once in a fresh process, in turns, on the same token ids, greedy and
+never ending early, after a warm-up on other prompts. Prefill is a prompt of {PROMPT} tokens and one new token. Streams
+are prompts of {SHORT_PROMPT} tokens handed over together, {NEW_TOKENS} new tokens each: all of them over the whole
+time; decode is those after the first, over the time after it. transformers is eager, in a static batch of equal
+lengths with a cache, its best case; the word beside it is its `experts_implementation`. batched_mm copies the weights
+of every token's experts, which for prompts would take many times the model's memory, so they go through grouped_mm.
+Before each measurement the machine is given time to become quiet; one during which others used more than a quarter of
+a core is repeated, and left out of a median unless there is no other (marked `!`). The bound is what reading the
+weights once a step, or the products in bfloat16, allows at the rates measured in the same rounds; of the experts those
+are read that the tokens of a step need when each chooses at random."""
 
 
 def page(results: MoeResults) -> str:
@@ -90,7 +90,7 @@ def _ratios(results: MoeResults, present: Sequence[Entry]) -> str:
         for other in present
         if other is not ours
     ]
-    best = ["**{} / best of the others**".format(OURS)]
+    best = [f"**{OURS} / best of the others**"]
     for metric, _ in SPEEDS:
         other = best_other(results, metric)
         best.append("-" if other is None else f"**{_ratio(own[metric], other[1])}** ({other[0].variant})")

@@ -168,7 +168,7 @@ def mamba_calls(d: MambaDims, query_lens: Sequence[int] = (1, 299)) -> Iterator[
     states = _empty(8, d.num_heads, d.head_dim, d.state_size, dtype=torch.float32)
     yield lambda: mamba.state_space_scan(x, dt, per_head, b, c, per_head, states, batch)
     y, weight = _empty(num_tokens, inner, dtype=d.dtype), _empty(inner, dtype=d.dtype)
-    yield lambda: mamba.gated_rms_norm(y, gate, weight, 1e-5, d.num_groups)
+    yield lambda: norm.gated_rms_norm(y, gate, weight, 1e-5, d.num_groups)
 
 
 @dataclass(frozen=True, slots=True)

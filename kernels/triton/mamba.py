@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""Mamba-2: causal convolution, state-space scan and gated norm over requests side by side.
+"""Mamba-2: causal convolution and state-space scan over requests side by side.
 
 A request that brings one token moves its state on in one pass over it. One that brings more keeps its state in
 registers while it walks its chunks, so that nothing between chunks goes through memory; heads and requests run beside
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sirocco.kernels.mamba import StateBatch
 
 MAX_STATE = 256  # beyond it a head's state no longer fits the registers of one block of threads
-MAX_WIDTH = 16384  # likewise a group of the norm
 MAX_TAPS = 17  # the first 16 tokens alone may look at the state before them: they are in one tile, which replaces it
 
 # Parts of the step's tensors: where they begin depends on its lengths, which must not make variants.
@@ -153,40 +152,6 @@ def check_mamba(state_size: int = MAX_STATE, conv_width: int = MAX_TAPS) -> None
         raise ValueError(f"there is no kernel for a Mamba state of {state_size}: 1 to {MAX_STATE}")
     if not 2 <= conv_width <= MAX_TAPS:
         raise ValueError(f"there is no kernel for a causal convolution of {conv_width} taps: 2 to {MAX_TAPS}")
-
-
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, num_groups: int) -> Tensor:
-    """As `sirocco.kernels.mamba.gated_rms_norm`; ValueError for other dtypes than 2- and 4-byte floats, wide groups."""
-    require_dtype("gated_rms_norm", x, gate, weight)
-    rows, gates = rows_of("gated_rms_norm", x), rows_of("gated_rms_norm", gate)
-    width = rows.shape[1] // num_groups
-    if not 0 < width <= MAX_WIDTH:
-        raise ValueError(f"gated_rms_norm has no kernel for groups of {width}: 1 to {MAX_WIDTH}")
-    if gates.shape != rows.shape or weight.shape != (width * num_groups,):
-        raise ValueError(
-            f"gated_rms_norm of {tuple(rows.shape)} needs gates of the like and as many weights as channels, "
-            f"not {tuple(gates.shape)} and {tuple(weight.shape)}"
-        )
-    out = torch.empty(x.shape, dtype=weight.dtype, device=x.device)
-    if not len(rows):
-        return out
-    options = tuned("norm", "norm", width)
-    launch(
-        _gated_norm_kernel,
-        (cdiv(len(rows), options["ROWS"]), num_groups),
-        rows,
-        gates,
-        weight.contiguous(),
-        out,
-        rows.stride(0),
-        gates.stride(0),
-        len(rows),
-        width,
-        eps,
-        BLOCK_C=power_of_two(width),
-        **options,
-    )
-    return out
 
 
 def _padded_like(x: Tensor, batch: "StateBatch") -> Tensor:
@@ -443,31 +408,3 @@ def _update_kernel(
     tl.store(state_ptrs, state, mask=inside)
     y = tl.sum(state * c[None, :], 1) + tl.load(d_ptr + h).to(tl.float32) * x
     tl.store(out_ptr + (t * H + h) * P + p, y.to(out_ptr.dtype.element_ty), mask=p < P)
-
-
-@triton.jit(do_not_specialize=["T"])
-def _gated_norm_kernel(
-    x_ptr,
-    gate_ptr,
-    weight_ptr,
-    out_ptr,
-    x_stride_t,
-    gate_stride_t,
-    T,
-    C,
-    eps,
-    ROWS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    t = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # t * stride outgrows int32
-    within = tl.arange(0, BLOCK_C)[None, :]
-    c = tl.program_id(1) * C + within  # C channels a group
-    mask = (t < T) & (within < C)
-    x = tl.load(x_ptr + t * x_stride_t + c, mask=mask, other=0.0).to(tl.float32)
-    gate = tl.load(gate_ptr + t * gate_stride_t + c, mask=mask, other=0.0).to(tl.float32)
-    x *= gate * tl.sigmoid(gate)
-    scale = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / C + eps)
-    dtype = out_ptr.dtype.element_ty
-    normed = (x * scale).to(dtype).to(tl.float32)  # the definition rounds here too
-    y = normed * tl.load(weight_ptr + c, mask=within < C, other=0.0).to(tl.float32)
-    tl.store(out_ptr + t * (C * tl.num_programs(1)) + c, y.to(dtype), mask=mask)
