@@ -24,9 +24,9 @@ _METHOD = f"""\
 Weights are random bfloat16 and the same for all; only speed is compared. Every figure is the median [least-greatest]
 of so many rounds; in each round every engine runs once in a fresh process, in turns, on the same token ids, greedy and
 never ending early, after a warm-up on other prompts. Prefill is a prompt of {PROMPT} tokens and one new token. Streams
-are prompts of {SHORT_PROMPT} tokens handed over together, {NEW_TOKENS} new tokens each: all of them over the whole
-time; decode is those after the first, over the time after it. transformers is eager, in a static batch of equal
-lengths with a cache, its best case; the word beside it is its `experts_implementation`. batched_mm copies the weights
+are prompts of {SHORT_PROMPT} tokens handed over together, {NEW_TOKENS} new tokens each: all over the whole time;
+decode is those after the first, over the time after it. transformers runs without compilation, in a static batch of
+equal lengths with a cache; the word beside it is its `experts_implementation`. batched_mm copies the weights
 of every token's experts, which for prompts would take many times the model's memory, so they go through grouped_mm.
 Before each measurement the machine is given time to become quiet; one during which others used more than a quarter of
 a core is repeated, and left out of a median unless there is no other (marked `!`). The bound is what reading the
@@ -105,8 +105,8 @@ def _floors(results: MoeResults) -> str:
     step = work.step_bytes + experts.read_bytes(STREAMS)
     return (
         f"A step of {STREAMS} tokens needs {experts.distinct(STREAMS):.1f} of {experts.num_experts} experts in each of "
-        f"{experts.num_layers} layers: {step / 1e9:.2f} GB of weights with all else, of which experts "
-        f"{experts.read_bytes(STREAMS) / 1e9:.2f}. A token of a prompt costs {work.token_flop / 1e9:.2f} GFLOP."
+        f"{experts.num_layers} layers: {step / 1e9:.3g} GB of weights with all else, of which experts "
+        f"{experts.read_bytes(STREAMS) / 1e9:.3g}. A token of a prompt costs {work.token_flop / 1e9:.3g} GFLOP."
     )
 
 

@@ -163,7 +163,7 @@ class _Session:
             shape=bench.shape,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=report.cpu_name(),
-            platform=platform.platform(),
+            platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             threads=bench.threads,
             num_rounds=bench.num_rounds,
             decode_tokens=DECODE_TOKENS,
