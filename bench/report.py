@@ -76,7 +76,7 @@ def peak_rss_mib() -> float:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in packages:
         try:
             found[package] = version(package)
