@@ -35,7 +35,7 @@ class Threads:
         return {"OMP_NUM_THREADS": str(self.count), **waiting}
 
 
-# Reads 24 MiB of weights by products of one row, as a step of decoding does, and prints the mean seconds of a pass:
+# Reads 64 MiB of weights by products of one row, as a step of decoding does, and prints the mean seconds of a pass:
 # the mean, for a way of waiting that stalls now and then is as slow as its stalls.
 _MEASURE = """
 import ctypes, sys, time
@@ -43,7 +43,7 @@ path, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 lib = ctypes.CDLL(path)
 P, L, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 lib.sirocco_linear.argtypes = P, L, L, L, P, L, P, P, L, I, I
-K, N, LAYERS = 1024, 2048, 6
+K, N, LAYERS = 1024, 4096, 8
 weights, x, y = (ctypes.create_string_buffer(size) for size in (2 * K * N * LAYERS, 2 * K, 2 * N))
 ctypes.memset(weights, 1, len(weights))
 base, started, passes = ctypes.addressof(weights), 0.0, -2

@@ -13,7 +13,9 @@
 
 namespace {
 constexpr i64 AHEAD = 2048;  // elements, 4 KiB: the processor's own prefetch ends with a page
-constexpr i64 MANY = 64;     // rows from which on reading inputs costs more than reading weights again
+// Rows up to which a thread reads one panel at a time, for memory gives one stream more than two; beyond, reading inputs
+// costs more than reading weights again.
+constexpr i64 MANY = 64;
 
 i64 panels_of(i64 n) { return (n + 2 * PANEL - 1) / (2 * PANEL) * 2; }  // tiles of few rows take two at a time
 }
@@ -60,7 +62,7 @@ void sirocco_unpack(const bf16* packed, i64 n, i64 k, bf16* out) {
 void sirocco_linear(const bf16* x, i64 ldx, i64 m, i64 k, const bf16* packed, i64 n, const bf16* bias, void* y, i64 ldy,
                     int wide_out, int threads) {
     i64 pairs = k / 2;
-    bool flat = m <= FLAT || m > MANY;
+    bool flat = m > MANY;
     i64 span = flat ? 2 * PANEL : PANEL, strips = panels_of(n) * PANEL / span, most = flat ? FLAT : TALL;
     if (m * n * k < (1 << 18)) threads = 1;  // waking a thread takes longer
 #pragma omp parallel num_threads(threads)

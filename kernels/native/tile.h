@@ -61,10 +61,13 @@ static inline void flat_tile(i64 rows, const bf16* x, i64 ldx, const bf16* panel
     }
 }
 
-// A tile of 4 to 12 rows by one panel.
+// A tile of 1 to 12 rows by one panel.
 static inline void tall_tile(i64 rows, const bf16* x, i64 ldx, const bf16* panel, i64 pairs, const bf16* next,
                              float* sums) {
     switch (rows) {
+        case 1: return tile<1, 2>(x, ldx, panel, pairs, next, sums);
+        case 2: return tile<2, 2>(x, ldx, panel, pairs, next, sums);
+        case 3: return tile<3, 2>(x, ldx, panel, pairs, next, sums);
         case 4: return tile<4, 2>(x, ldx, panel, pairs, next, sums);
         case 5: return tile<5, 2>(x, ldx, panel, pairs, next, sums);
         case 6: return tile<6, 2>(x, ldx, panel, pairs, next, sums);
