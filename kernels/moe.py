@@ -7,8 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sirocco.kernels.backend import use_triton
+from sirocco.kernels.backend import use_native, use_triton
+from sirocco.kernels.linear import PackedWeight
 from sirocco.kernels.mxfp4 import Mxfp4Stack
+from sirocco.kernels.native import ops as native
 
 Stack = Tensor | Mxfp4Stack
 
@@ -163,6 +165,12 @@ def _grouped_matmul(
     rows: Tensor, groups: list[tuple[int, int]], weights: Sequence[ExpertWeight], biases: Tensor | None
 ) -> Tensor:
     """Multiply each run of rows [R, K] by its expert's matrix: [R, N]."""
+    packed = [getattr(weights[expert], "packed", None) for expert, _ in groups]
+    laid_out = [one for one in packed if isinstance(one, PackedWeight) and one.native]
+    if laid_out and len(laid_out) == len(groups) and use_native(rows):
+        added = None if biases is None else [biases[expert] for expert, _ in groups]
+        counts, blocks = [count for _, count in groups], [one.blocks for one in laid_out]
+        return native.grouped_linear(rows, counts, blocks, laid_out[0].shape[0], added)
     parts = rows.split([count for _, count in groups])
     return torch.cat(
         [

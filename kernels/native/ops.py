@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "sirocco_pack": (_P, _L, _L, _P, _I),
     "sirocco_unpack": (_P, _L, _L, _P),
     "sirocco_linear": (_P, _L, _L, _L, _P, _L, _P, _P, _L, _I, _I),
+    "sirocco_grouped_linear": (_P, _L, _P, _P, _L, _L, _P, _P, _I),
     "sirocco_rms_norm": (_P, _P, _P, _L, _L, _F, _P, _P, _I),
     "sirocco_gated": (_P, _L, _L, _I, _P, _I),
     "sirocco_norm_rope_write": (_P, _L, _L, _L, _L, _P, _P, _F, _P, _P, _L, _I, _P, _P, _L, _P, _P, _I),
@@ -74,6 +77,22 @@ def linear(x: Tensor, packed: Tensor, num_out: int, bias: Tensor | None, dtype: 
         *(rows.data_ptr(), rows.stride(0) if num_rows > 1 else num_in, num_rows, num_in, packed.data_ptr(), num_out),
         *(None if bias is None else bias.data_ptr(), out.data_ptr(), num_out, dtype == torch.float32),
         torch.get_num_threads(),
+    )
+    return out
+
+
+def grouped_linear(
+    x: Tensor, counts: Sequence[int], packed: Sequence[Tensor], num_out: int, biases: Sequence[Tensor] | None
+) -> Tensor:
+    """Return each run of rows, counts [G] of them, of x [R, K] times its own laid out weight, plus its bias: [R, N]."""
+    x = x.contiguous()
+    num_groups, num_in = len(packed), x.shape[1]
+    out = x.new_empty(len(x), num_out)
+    starts = (_L * (num_groups + 1))(*accumulate(counts, initial=0))
+    weights = (_P * num_groups)(*(weight.data_ptr() for weight in packed))
+    added = None if biases is None else (_P * num_groups)(*(bias.data_ptr() for bias in biases))
+    _kernels().sirocco_grouped_linear(
+        *(x.data_ptr(), num_in, weights, starts, num_groups, num_out, added, out.data_ptr(), torch.get_num_threads())
     )
     return out
 

@@ -175,3 +175,16 @@ def test_only_bfloat16_on_the_cpu_is_theirs() -> None:
     assert use_native(torch.zeros(1, dtype=BF16))
     assert not use_native(torch.zeros(1))
     assert not use_native(torch.zeros(1, dtype=BF16, device="meta"))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_grouped_linear(with_bias: bool) -> None:
+    counts = [1, 9, 70, 3]
+    x = randn(sum(counts), 96)
+    weights, biases = [randn(130, 96) for _ in counts], [randn(130) for _ in counts]
+    out = ops.grouped_linear(x, counts, [ops.pack(w) for w in weights], 130, biases if with_bias else None)
+    alone = [
+        ops.linear(part, ops.pack(weight), 130, bias if with_bias else None)
+        for part, weight, bias in zip(x.split(counts), weights, biases, strict=True)
+    ]
+    assert torch.equal(out, torch.cat(alone))
