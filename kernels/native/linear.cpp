@@ -81,12 +81,17 @@ void sirocco_pack(const bf16* w, i64 n, i64 k, bf16* out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (i64 p = 0; p < panels; p++) {
         bf16* to = out + p * pairs * 2 * PANEL;
-        for (i64 j = 0; j < PANEL; j++) {
-            const bf16* from = w + (p * PANEL + j) * k;
-            bool there = p * PANEL + j < n;
-            for (i64 i = 0; i < pairs; i++) {
-                to[i * 2 * PANEL + 2 * j] = there ? from[2 * i] : 0;
-                to[i * 2 * PANEL + 2 * j + 1] = there ? from[2 * i + 1] : 0;
+        const i64 line = 16;  // pairs that lie in one line of the cache: each is read and written once
+        for (i64 begin = 0; begin < pairs; begin += line) {
+            i64 end = std::min(pairs, begin + line);
+            for (i64 j = 0; j < PANEL; j++) {
+                const bf16* from = w + (p * PANEL + j) * k;
+                bool there = p * PANEL + j < n;
+                for (i64 i = begin; i < end; i++) {
+                    uint32_t both = 0;
+                    if (there) std::memcpy(&both, from + 2 * i, 4);
+                    std::memcpy(to + (i * PANEL + j) * 2, &both, 4);
+                }
             }
         }
     }
