@@ -56,7 +56,8 @@ def test_vectors_equal_transformers(engine, folder):
         with torch.no_grad():
             mean = model(ids).last_hidden_state[0].mean(0)
         assert torch.tensor(vector) == pytest.approx(mean, abs=1e-5)
-    assert engine.embed(TEXTS[0]) == vectors[0] == pytest.approx(vectors[3], abs=1e-6)
+    assert engine.embed(TEXTS[0]) == pytest.approx(vectors[0], abs=1e-6)  # alone and among others
+    assert vectors[0] == pytest.approx(vectors[3], abs=1e-6)
 
 
 def test_bad_requests(engine):
