@@ -134,7 +134,8 @@ def test_developer_is_system_unless_the_template_knows_it(renderer: TemplateRend
 
 
 def test_arender_leaves_the_loop_free(renderer: TemplateRenderer):
-    template = ChatTemplate("{{ messages[0].content }}", renderer=renderer)
+    # Long enough that a loop which is free turns many times meanwhile, on a busy machine too.
+    template = ChatTemplate("{% for i in range(20000) %}{% endfor %}{{ messages[0].content }}", renderer=renderer)
 
     async def main() -> None:
         renders = asyncio.gather(*(template.arender([{"role": "user", "content": str(i)}]) for i in range(20)))
