@@ -8,7 +8,7 @@ out once a step and shared by its layers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +41,13 @@ class AttentionBatch:
     work: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # of the Triton kernels, by layer shape
     _parts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # with and without flash-attn
     _tiles: dict[tuple[int, ...], "list[_TileBatch]"] = field(default_factory=dict, init=False, repr=False)
+    _lens: list[Tensor] = field(default_factory=list, init=False, repr=False)
+
+    def host_lens(self) -> Tensor:
+        """`query_lens` and `kv_lens` as one tensor [2, B] int64 on the host."""
+        if not self._lens:
+            self._lens.append(torch.tensor([self.query_lens, self.kv_lens]))
+        return self._lens[0]
 
 
 def paged_attention(
@@ -64,16 +71,9 @@ def paged_attention(
         return _on_gpu(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
     if use_native(q) and k_cache.dtype is q.dtype and len(q) == sum(batch.query_lens) and q.shape[2] % 2 == 0:
         return native.paged_attention(
-            q, k_cache, v_cache, _lens(batch), batch.block_table, scale, window, softcap, sinks
+            q, k_cache, v_cache, batch.host_lens(), batch.block_table, scale, window, softcap, sinks
         )
     return paged_attention_torch(q, k_cache, v_cache, batch, scale, window, softcap, sinks)
-
-
-def _lens(batch: AttentionBatch) -> Tensor:
-    lens = batch.work.get("lens")
-    if lens is None:
-        lens = batch.work["lens"] = torch.tensor([batch.query_lens, batch.kv_lens])
-    return cast(Tensor, lens)
 
 
 def _on_gpu(
@@ -124,6 +124,7 @@ def _split(batch: AttentionBatch, prefill: Any) -> tuple[AttentionBatch, Any] | 
 def refill(batch: AttentionBatch) -> None:
     """Bring what was made for a static batch in line with its lists, in place and without waiting for the device."""
     batch._tiles.clear()
+    batch._lens.clear()
     if batch.work:
         from sirocco.kernels.triton import attention
 

@@ -95,6 +95,7 @@ class ModelRunner:
         device: torch.device,
         groups: Sequence[CacheGroup],
     ) -> None:
+        model.fuse(caches)
         self.model = model
         self.caches = caches
         self.device = device

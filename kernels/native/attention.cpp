@@ -4,6 +4,7 @@
 // the keys as they lie in the cache, where a block holds all heads side by side; many rows first lay blocks of keys and
 // values of one head out as linear layers do their weights.
 
+#include "operators.h"
 #include "tile.h"
 
 #include <omp.h>

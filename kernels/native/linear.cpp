@@ -4,6 +4,7 @@
 // registers, and each step reads every panel once, in order. A sum runs over k in order whatever the number of rows is:
 // rows computed together and alone are equal bit by bit.
 
+#include "operators.h"
 #include "tile.h"
 
 #include <omp.h>

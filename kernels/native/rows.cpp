@@ -1,6 +1,6 @@
 // Operators on rows: norms, gated activations, and what stands between the qkv product and attention.
 
-#include "common.h"
+#include "operators.h"
 
 #include <omp.h>
 

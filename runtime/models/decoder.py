@@ -11,6 +11,7 @@ from sirocco.kernels.embedding import embedding
 from sirocco.kernels.mamba import StateBatch
 from sirocco.runtime.models.block import make_block
 from sirocco.runtime.models.cache import Cache
+from sirocco.runtime.models.fused import FusedLayer, fuse
 from sirocco.runtime.models.linear import DenseWeight, Head, Weight, make_weight, scores
 from sirocco.runtime.models.norm import make_norm
 from sirocco.runtime.models.rope import Rope
@@ -118,6 +119,14 @@ class Decoder(nn.Module):
             for block in spec.layers
         )
         self.norm = make_norm(spec.norm, spec.width)
+        self._fused: list[FusedLayer | None] = []
+        self._fused_over: Sequence[Cache] | None = None
+
+    def fuse(self, caches: Sequence[Cache]) -> None:
+        """From now on run what layers can over these very caches as one call each; once the weights are there."""
+        layers = zip(self.layers, self.spec.layers, caches, strict=True)
+        self._fused = [fuse(layer, spec, cache) for layer, spec, cache in layers]
+        self._fused_over = caches
 
     @property
     def num_bytes(self) -> int:
@@ -147,8 +156,10 @@ class Decoder(nn.Module):
         step = Step(batch, slot_mapping, tuple(rope(positions, rope_regimes) for rope in self.ropes), states)
         steps = [step, *(replace(step, batch=other.batch, slot_mapping=other.slot_mapping) for other in others)]
         residual = None
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = layer(x, residual, steps[cache.group] if others and cache else step, cache)
+        fused = self._fused if caches is self._fused_over else [None] * len(caches)
+        for layer, run, cache in zip(self.layers, fused, caches, strict=True):
+            place = steps[cache.group] if others and cache else step
+            x, residual = layer(x, residual, place, cache) if run is None else run(x, residual, place)
         hidden: Tensor = self.norm(x, residual)[0]
         return hidden
 

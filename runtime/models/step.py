@@ -1,11 +1,12 @@
 """What all layers of one forward share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
 from sirocco.kernels.mamba import StateBatch
+from sirocco.kernels.native.layer import StepPlace
 from sirocco.runtime.models.rope import RopeTables
 
 
@@ -29,3 +30,4 @@ class Step:
     ropes: tuple[RopeTables, ...]
     states: StateBatch | None = None
     distance_bias: Tensor | None = None
+    places: dict[int | None, StepPlace] = field(default_factory=dict, init=False)  # of fused layers, by their rope

@@ -62,8 +62,8 @@ def counted(core: EngineCore) -> tuple[Counter[str], int]:
     ("dtype", "calls", "allocations"),
     [
         pytest.param(
-            "bfloat16", 13, 11, marks=pytest.mark.skipif(not ops.has_products(), reason="no C++ compiler")
-        ),  # per layer: six of our kernels, and the tensors that they fill
+            "bfloat16", 0, 0, marks=pytest.mark.skipif(not ops.has_products(), reason="no C++ compiler")
+        ),  # a layer is one call of our kernels, which overwrite what they are given
         ("float32", 82, 33),
     ],
 )
