@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.queues
 import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Full
+from typing import TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -18,10 +20,11 @@ from sirocco.runtime.demo.corpus import conversation
 from sirocco.runtime.demo.network import Targets
 from sirocco.runtime.demo.rendering import encode
 
-__all__ = ["Batch", "Recipe", "batches"]
+__all__ = ["PARTS", "Batch", "Recipe", "Step", "queues", "steps"]
 
 POOL = 1200  # conversations sorted together: enough for rows of one length and a mixed order
 LONGEST = 1024
+PARTS = 2  # batches of a step, mostly of different lengths
 IGNORED = -100  # a label that adds nothing to the loss
 
 
@@ -45,6 +48,16 @@ class Batch:
     labels: int  # targets that count
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One process's batches of one optimizer step, and the whole step's counts."""
+
+    batches: list[Batch]
+    tokens: int
+    labels: int
+
+
+Queue: TypeAlias = "multiprocessing.queues.Queue[list[Step]]"
 Document = tuple[list[int], list[bool]]
 STRIDE = 32  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
 
@@ -86,45 +99,58 @@ def by_length(documents: list[Document], tokens: int) -> list[Batch]:
     return out
 
 
-def pool_of_batches(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:
-    """All steps of one pool of conversations; a step is two batches, mostly of different lengths."""
+def pool_of_steps(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:
+    """All steps of one pool of conversations, each as its batches."""
     conversations = [
         conversation(f"{recipe.seed}/{number}/{i}", "train", "train", manner=recipe.manner) for i in range(POOL)
     ]
     documents = [document for document in encode(conversations, tokenizer) if len(document[0]) <= LONGEST]
-    found = by_length(documents, recipe.tokens // 2)
+    found = by_length(documents, recipe.tokens // PARTS)
     random.Random(f"{recipe.seed}/{number}").shuffle(found)
-    return [found[i : i + 2] for i in range(0, len(found) - 1, 2)]
+    return [found[i : i + PARTS] for i in range(0, len(found) - PARTS + 1, PARTS)]
 
 
-def produce(recipe: Recipe, queue: multiprocessing.Queue[list[list[Batch]]], first: int) -> None:
-    """Put pool after pool into the queue, as long as the trainer lives."""
+def shares(pool: list[list[Batch]], ranks: int) -> list[list[Step]]:
+    """For each process its part of every step."""
+    counts = [(sum(b.tokens for b in batches), sum(b.labels for b in batches)) for batches in pool]
+    return [
+        [Step(batches[rank::ranks], *count) for batches, count in zip(pool, counts, strict=True)]
+        for rank in range(ranks)
+    ]
+
+
+def produce(recipe: Recipe, queues: list[Queue], first: int) -> None:
+    """Put pool after pool into the queues, as long as the trainer lives."""
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(str(recipe.tokenizer))
-    number = first
     parent = multiprocessing.parent_process()
-    pool = pool_of_batches(recipe, tokenizer, number)
-    while parent is not None and parent.is_alive():
-        try:
-            queue.put(pool, timeout=5)
-        except Full:
-            continue
+    number = first
+    while True:
+        for queue, share in zip(queues, shares(pool_of_steps(recipe, tokenizer, number), len(queues)), strict=True):
+            while True:
+                if parent is None or not parent.is_alive():
+                    queue.cancel_join_thread()
+                    return
+                try:
+                    queue.put(share, timeout=5)
+                    break
+                except Full:
+                    continue
         number += 1
-        pool = pool_of_batches(recipe, tokenizer, number)
-    queue.cancel_join_thread()
 
 
-def batches(recipe: Recipe, first: int = 0) -> Iterator[tuple[int, list[Batch]]]:
-    """The batches of each step without end, with their pool's number, starting at pool `first`."""
+def queues(recipe: Recipe, ranks: int, first: int = 0) -> list[Queue]:
+    """A queue of each process's part of pool after pool, starting at pool `first`, filled by a new process."""
     context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[list[list[Batch]]] = context.Queue(maxsize=3)
-    worker = context.Process(target=produce, args=(recipe, queue, first), daemon=True)
-    worker.start()
-    try:
-        number = first
-        while True:
-            for step in queue.get():
-                yield number, step
-            number += 1
-    finally:
-        worker.terminate()
+    filled: list[Queue] = [context.Queue(maxsize=3) for _ in range(ranks)]
+    context.Process(target=produce, args=(recipe, filled, first), daemon=True).start()
+    return filled
+
+
+def steps(queue: Queue, first: int) -> Iterator[tuple[int, Step]]:
+    """The steps of a queue without end, with their pool's number."""
+    number = first
+    while True:
+        for step in queue.get():
+            yield number, step
+        number += 1

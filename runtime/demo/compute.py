@@ -14,7 +14,7 @@ from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
 from sirocco.runtime.demo.values import Value, Values, words
 from sirocco.runtime.demo.wrappers import polite, raised
 
-__all__ = ["PYTHON_NAMES", "asked", "compute", "python_tool", "tool_of"]
+__all__ = ["PYTHON_NAMES", "STATEMENT_ENDINGS", "asked", "compute", "python_tool", "tool_of"]
 
 PYTHON_NAMES = (
     "python",
@@ -22,7 +22,7 @@ PYTHON_NAMES = (
     "execute_python",
     "python_tool",
     "run_code",
-    "mistralrs_execute_python",
+    "sirocco_execute_python",
     "python_exec",
 )
 PYTHON_DESCRIPTIONS = (
@@ -49,17 +49,19 @@ def clause_of(operation: Operation, arguments: tuple[Value, ...], values: Values
     return frame.format(*(str(a) if quoted else said(a, values.rng) for a in arguments))
 
 
-STATEMENT_ENDINGS = (".", "", " please", "?")
+STATEMENT_ENDINGS = (".", ".", "", " please", "!")
 FORMULA_ENDINGS = ("", "?", " =", " please", " = ?", ".")
-QUESTIONS = words("what what's how which who when where is are do does will has can did")
+QUESTIONS = words("what what's how which who when where is are am do does will has can could did should")
 STATEMENTS = words("""
-i weather forecast news current price alarm light random distance population recipe tide total from
+i i'm we the my our it there a one new next last let's don't in at on for from under until because
+weather forecast news current price alarm light random distance population recipe tide total sunrise volume lyrics
+blinds ticket
 """)
 
 
-def asked(clause: str, values: Values) -> str:
-    """A clause as a question, a request, or as it stands when it is neither."""
-    first = clause.split()[0].lower()
+def asked(clause: str, values: Values, frame: str = "") -> str:
+    """A clause as a question, a request, or as it stands when it is neither; a frame may begin with a value."""
+    first = "the" if frame.startswith("{") else clause.split()[0].lower()
     question = first in QUESTIONS
     if not question and first not in STATEMENTS and clause[0].isalpha() and not clause.endswith(("?", " mod")):
         return polite(values, clause)

@@ -29,20 +29,20 @@ SYSTEMS = (
 )  # fmt: skip
 Maker = Callable[[Values, Split], Exchange | list[Exchange]]
 MIXTURE: dict[str, tuple[float, Maker]] = {
-    "generic": (0.16, single),
+    "generic": (0.15, single),
     "pattern": (0.16, patterned),
-    "everyday": (0.16, everyday),
-    "parallel": (0.06, several),
-    "parallel everyday": (0.05, everyday_twice),
+    "everyday": (0.21, everyday),
+    "parallel": (0.07, several),
+    "parallel everyday": (0.07, everyday_twice),
     "follow-up": (0.02, everyday_followed),
-    "compute": (0.15, lambda values, _: compute(values)),
-    "fact": (0.10, lambda values, _: fact(values)),
-    "talk": (0.05, lambda values, _: talk(values)),
+    "compute": (0.17, lambda values, _: compute(values)),
+    "fact": (0.08, lambda values, _: fact(values)),
+    "talk": (0.04, lambda values, _: talk(values)),
     "decline": (0.03, lambda values, _: decline(values)),
-    "no tool": (0.04, lambda values, schemas: untooled(values, schemas)),
+    "no tool": (0.03, lambda values, schemas: untooled(values, schemas)),
     "read": (0.05, lambda values, _: read(values)),
-    "copy": (0.05, lambda values, _: repeat(values)),
-    "json": (0.05, lambda values, _: fields_as_json(values)),
+    "copy": (0.04, lambda values, _: repeat(values)),
+    "json": (0.04, lambda values, _: fields_as_json(values)),
 }
 
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sirocco.runtime.demo.families_home import HOME
+from sirocco.runtime.demo.families_town import TOWN
+from sirocco.runtime.demo.families_work import WORK
+from sirocco.runtime.demo.family import Family
 
-__all__ = ["FAMILIES", "HELD_OUT_FAMILIES", "Family"]
+__all__ = ["FAMILIES", "HELD_OUT_FAMILIES"]
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One everyday function: `parameters` reads `name|other:kind`, an optional one ends in `?`,
-    an enum is `name:a/b/c`.
-
-        In a frame `[…]` is said only when the parameter in it is given.
-    """
-
-    names: str
-    descriptions: str
-    parameters: str
-    frames: tuple[str, ...]
-    result: str = ""  # `key:kind …` of a fitting result; empty: any
-
-
-FAMILIES = (
+COMMON = (
     Family("get_weather|get_current_weather|weather|current_weather",
         "Get the current weather for a city|Current weather|Look up the weather in a given location",
            "city|location|city|place:city unit|units:celsius/fahrenheit?",
@@ -180,6 +167,7 @@ FAMILIES = (
         ("how many people live in {0}", "what is the population of {0}", "population of {0}", "how big is {0}",
             "how many inhabitants does {0} have"), "population:int"),
 )  # fmt: skip
+FAMILIES = (*COMMON, *HOME, *WORK, *TOWN)
 HELD_OUT_FAMILIES = (
     Family("lookup_postcode|get_zip_code", "Find the postal code of a town", "town|municipality:city",
         ("what is the postal code of {0}", "find the zip code for {0}", "which postcode does {0} have",

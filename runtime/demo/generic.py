@@ -43,7 +43,7 @@ class Request:
     call: Call
 
 
-LINK = "<|||||and |also |but |just |only |exactly |right >"
+LINK = "<||||||||and |also |just |only >"
 
 
 def spelled(value: Value, rng: random.Random) -> str:
@@ -69,7 +69,7 @@ def cased(name: str, rng: random.Random, style: int) -> str:
     )
 
 
-def pick(values: Values, split: Split, known: list[str], held_out: list[str], coined: float = 0.45) -> str:
+def pick(values: Values, split: Split, known: list[str], held_out: list[str], coined: float = 0.3) -> str:
     """A name that the split may use; in training often a coined one, so that names are copied, not known by heart."""
     if split == "test":
         return values.rng.choice(held_out)
@@ -173,14 +173,14 @@ class Composer:
                 fragments.append(fragment)
         if rng.random() < 0.3:
             rng.shuffle(fragments)
-        clause = " ".join([clause, *fragments]) if rng.random() < 0.6 else f"{clause} {' and '.join(fragments)}".strip()
+        clause = f"{clause} {rng.choice((' ', ', ', ', ', ' and ', ' and ')).join(fragments)}".strip()
         tool = Tool(cased(name, rng, style), description, tuple(parameters))
         return Request(tool, clause.replace(" :", ":"), Call(tool.name, arguments))
 
     def subject(self) -> tuple[str, str, str]:
         """A function's name, its description and the clause that asks for it."""
         rng, values = self.rng, self.values
-        if rng.random() < 0.15:
+        if rng.random() < 0.08:
             name = f"{values.pseudo()}_{values.pseudo()}" if rng.random() < 0.6 else values.pseudo()
             spoken = name.replace("_", " ") if rng.random() < 0.5 else name
             described = f"The {values.pseudo()} function" if rng.random() < 0.5 else ""

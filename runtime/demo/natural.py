@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES, Family
-from sirocco.runtime.demo.phrasing import shared, worded
+from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
+from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.phrasing import has_unseen, shared, worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
 from sirocco.runtime.demo.values import Split, Value, Values
@@ -106,18 +107,26 @@ def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
     return fill(frame, said), Call(declared.tool.name, arguments)
 
 
+def families(values: Values, schemas: Split) -> list[Family]:
+    """The families of one side of the schema split that the split of wordings can ask for."""
+    if schemas == "test":
+        return list(HELD_OUT_FAMILIES)
+    return [family for family in FAMILIES if values.split == "train" or has_unseen(family.frames)]
+
+
 def family_for(values: Values, schemas: Split) -> Family:
-    """A family of one side of the schema split."""
-    return values.rng.choice(HELD_OUT_FAMILIES if schemas == "test" else FAMILIES)
+    """A family that can be asked for."""
+    return values.rng.choice(families(values, schemas))
 
 
 def everyday(values: Values, schemas: Split) -> Exchange:
     """One request for one everyday function."""
     declared = declare(family_for(values, schemas), values.rng)
-    clause, call = ask(declared, values, worded(values, declared.family.frames, novel=schemas == "test"))
+    frame = worded(values, declared.family.frames, novel=schemas == "test")
+    clause, call = ask(declared, values, frame)
     results = (fitting(declared.family, values),)
     answer, facts = report(results)
-    return Exchange("everyday", asked(clause, values), answer, (call,), results, facts, (declared.tool,))
+    return Exchange("everyday", asked(clause, values, frame), answer, (call,), results, facts, (declared.tool,))
 
 
 FOLLOW_UPS = (
@@ -137,11 +146,7 @@ def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
     """A request, and a second that only names the new value of its first parameter."""
     rng = values.rng
     family = rng.choice(
-        [
-            f
-            for f in (HELD_OUT_FAMILIES if schemas == "test" else FAMILIES)
-            if ":" in f.parameters and "/" not in f.parameters.split()[0]
-        ]
+        [f for f in families(values, schemas) if ":" in f.parameters and "/" not in f.parameters.split()[0]]
     )
     declared = declare(family, rng)
     clause, call = ask(declared, values, worded(values, family.frames, novel=schemas == "test"))
@@ -160,9 +165,10 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
     """Two requests in one turn, for the same function or for two."""
     rng = values.rng
     first = declare(family_for(values, schemas), rng)
-    second = first if rng.random() < 0.6 else declare(family_for(values, schemas), rng)
-    if second.tool.name == first.tool.name:
-        second = first
+    second = first
+    if rng.random() > 0.6 or not first.kinds:  # asked twice, a function without parameters is called once
+        while second.tool.name == first.tool.name:
+            second = declare(family_for(values, schemas), rng)
     clauses, calls = [], []
     for declared in (first, second):
         clause, call = ask(declared, values, worded(values, declared.family.frames, novel=schemas == "test"))

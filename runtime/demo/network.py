@@ -185,6 +185,11 @@ class Network(nn.Module):
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_("lora_" in name)
 
+    def compile_blocks(self) -> None:
+        """Fuse what stands between the products of a layer: a tenth faster, after most of a minute."""
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
     def hidden(self, ids: Tensor) -> Tensor:
         """ids [B, L] → [B, L, C]."""
         positions = torch.arange(ids.shape[1], dtype=torch.float32)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sirocco.runtime.demo.crew import Crew
+
 __all__ = ["Muon", "orthogonalize"]
 
 
@@ -29,12 +31,14 @@ class Muon(Optimizer):
     """Momentum whose matrix updates are orthogonalised (Jordan et al., 2024).
 
     A parameter may be a stack of matrices over one input; its group's `slices` gives their row counts, and each is
-    orthogonalised on its own. Equal shapes go through one batched product.
+    orthogonalised on its own. Equal shapes go through one batched product, of which each process of the crew does a
+    part.
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self, params: Iterable[dict[str, Any]], crew: Crew, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
+        self.crew = crew
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "slices": ()})
 
     @torch.no_grad()
@@ -59,6 +63,6 @@ class Muon(Optimizer):
                     scale = -group["lr"] * max(1.0, part.shape[0] / part.shape[1]) ** 0.5
                     pending[wide.shape[0], wide.shape[1]].append((wide, view, scale))
         for work in pending.values():
-            steps = orthogonalize(torch.stack([wide for wide, _, _ in work]))
+            steps = self.crew.divided(orthogonalize, torch.stack([wide for wide, _, _ in work]))
             for (_, view, scale), direction in zip(work, steps, strict=True):
                 view.add_(direction, alpha=scale)

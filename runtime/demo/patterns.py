@@ -6,13 +6,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sirocco.runtime.demo.compute import STATEMENT_ENDINGS
 from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.schemas import NOUNS, VERBS
 from sirocco.runtime.demo.tools import Call, Parameter, Tool
 from sirocco.runtime.demo.values import WORDS, Split, Value, Values, words
-from sirocco.runtime.demo.wrappers import polite, question
+from sirocco.runtime.demo.wrappers import polite, question, raised
 
 __all__ = ["patterned"]
 
@@ -129,15 +130,15 @@ def slot(names: str, value: Callable[[Values], Value], kind: str = "string") -> 
 SLOTS = {
     "place": slot("city location place town area region district address venue site country spot destination village "
                   "capital office base home market", Values.city),
-    "from": slot("from origin start source from_city departure start_point pickup begin here first_city left",
+    "from": slot("from origin start source from_city departure start_point pickup begin",
         Values.city),
-    "goal": slot("to destination end target to_city arrival end_point there second_city drop goal right", Values.city),
+    "goal": slot("to destination end target to_city arrival end_point to_place goal", Values.city),
     "person": slot("name person user customer owner client guest member employee student patient player author driver "
                    "teacher friend worker winner buyer seller visitor recipient", Values.name),
     "fullname": slot("full_name person artist author actor manager director name contact", Values.full_name),
     "thing": slot("item product object room color material animal dish tool plant part word label category type kind "
                   "topic group theme target zone device machine subject thing", Values.word),
-    "other": slot("second other with partner match extra replacement new_item addition option alternative",
+    "other": slot("second other partner match extra replacement new_item addition option alternative",
         Values.word),
     "title": slot("title text note message description reason subject content summary headline comment query caption "
                   "question goal purpose remark", Values.words_phrase),
@@ -209,7 +210,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
                     "{verb} {1} {unit} <in|at|to|from> {0}", "{verb} {0} for {1} {unit}"),
     "thing place": ("{verb} <a|the|some> {0} {noun} <in|from|at|near> {1}", "which {noun} in {1} <has|sells|treats|"
         "makes|needs> {0}",
-                    "I need a {noun} for {0} in {1}", "where <in|around> {1} <is|can I get> <the|a|some> {0}",
+                    "I need a {noun} for {0} in {1}", "where <in|around> {1} is <the|a|some> {noun} <for|with|of> {0}",
                     "{verb} {0} <in|to|at|from|for> {1}", "look for <a|the> {0} {noun} <in|near|around> {1}"),
     "amount title": ("{verb} a {noun} of {0} for {1}", "I <spent|paid|got|lost> {0} <on|for> {1}, {verb} it",
                      "{verb} {0} <dollars |euros ||><for|on|spent on|towards> {1}", "the {noun} for {1} <is|was|"
@@ -229,7 +230,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
                    "{noun} <in|at> {0} on {1}", "what is the {noun} <in|at|"
                        "of> {0} on {1}", "is there a {noun} in {0} on {1}"),
     "thing other": ("{verb} {0} <and|with|or> {1}", "{verb} the {noun} <of|from> {0} <to|with|and> {1}",
-                    "what <do I get|comes out|happens> <from|with> {0} and {1}", "{verb} <the ||>{0} {noun} with {1}",
+                    "what {noun} <do I get|comes out|is there> <from|with> {0} and {1}",
+                    "{verb} <the ||>{0} {noun} with {1}",
                     "{verb} the {noun}s {0} and {1}", "<swap|change|trade> the {0} {noun} for <a ||>{1}"),
     "code date": ("{verb} {noun} {0} <on|by|until|to|for> {1}", "<move|shift> {noun} {0} to {1}",
                   "{verb} the {noun} <with number|number|with id> {0} <on|for|by> {1}"),
@@ -251,9 +253,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
                           "to> {1} on {2}", "{verb} a {noun} for {0} in {1} on {2}", "on {2} {verb} {0} <in|to> {1}"),
     "thing amount place": ("{verb} the {0} for {1} in {2}", "{verb} {0} <at|for|under> {1} <dollars|euros|> <in|"
         "near> {2}",
-                           "I <want|need> <a|the|some> {0} for {1} in {2}"),
+                           "I <want|need> <a|the|some> {0} {noun} for {1} in {2}"),
 }  # fmt: skip
-LINK = "<|||||||then |also |quickly |again >"
+LINK = "<||||||||||then |also |quickly |again >"
 DESCRIPTIONS = ("{V} a {noun}", "{V} the {noun}", "{V} {noun}s", "{V} one {noun} by {p}", "Tool to {verb} a {noun}", "",
                 "The {noun} of a {p}", "{V} {noun} with {p}", "Lets you {verb} {noun}s", "Information about a {noun}",
                 "{V} something", "Handle the {noun}")  # fmt: skip
@@ -270,8 +272,6 @@ QUESTIONS = (
     "can ",
     "do ",
     "did ",
-    "at ",
-    "on ",
 )
 
 
@@ -303,8 +303,8 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     rng = values.rng
     verbs, nouns = VOCABULARY[schemas]
     coined = values.split == "train" and schemas == "train"
-    verb = values.word() if coined and rng.random() < 0.12 else rng.choice(verbs)
-    noun = values.word() if coined and rng.random() < 0.2 else rng.choice(nouns)
+    verb = values.word() if coined and rng.random() < 0.08 else rng.choice(verbs)
+    noun = values.word() if coined and rng.random() < 0.12 else rng.choice(nouns)
     unit = rng.choice(UNITS)
     signature = rng.choice(list(PATTERNS))
     frame = worded(values, [LINK + pattern for pattern in PATTERNS[signature]])
@@ -312,7 +312,7 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     if "{unit}" in frame and "{noun}" not in frame and "{verb}" not in frame:
         noun = unit  # what the request speaks of has to be in the function's name
     # A name need not say what the request says: one of verb and noun is enough to find the function.
-    spoken = rng.choice(verbs) if "{noun}" in frame and rng.random() < 0.25 else verb
+    spoken = rng.choice(verbs) if "{noun}" in frame and rng.random() < 0.12 else verb
     called = rng.choice(("get", "find", "check", "look_up", verb)) if asks or "{verb}" not in frame else verb
     parameters: list[Parameter] = []
     arguments: dict[str, Value] = {}
@@ -337,5 +337,8 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     tool = Tool(named(called, noun, values), told, tuple(rng.sample(parameters, len(parameters))))
     results = (invent(values),)
     answer, facts = report(results)
-    request = question(values, clause) if asks else polite(values, clause)
+    if frame.startswith(("{noun}", "{0}", "the ", "at ", "on ")):
+        request = raised(clause + rng.choice(STATEMENT_ENDINGS))
+    else:
+        request = question(values, clause) if asks else polite(values, clause)
     return Exchange("pattern", request, answer, (Call(tool.name, arguments),), results, facts, (tool,))

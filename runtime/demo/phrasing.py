@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from sirocco.runtime.demo.values import Values
 
-__all__ = ["expanded", "shared", "unseen", "worded"]
+__all__ = ["expanded", "has_unseen", "shared", "unseen", "worded"]
 
 CHOICE = re.compile(r"<([^<>]*)>")
 TELL = (
@@ -45,14 +46,14 @@ LEADS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
         ("get the ", "get the |fetch the |find the |give me the |show me the |bring me the |pull up the |look up the |"
          "retrieve the |I need the |check the "),
         ("get ", "get |fetch |retrieve |find |give me |show me |pull up |look up "),
-        ("find ", "find |look for |search for |locate |look up |get |seek |try to find |hunt for "),
-        ("look up ", "look up |find |search for |check |fetch |get |bring up "),
+        ("find ", "find |look for |search for |locate |look up |get |try to find "),
+        ("look up ", "look up |find |search for |check |get |bring up "),
         ("show me ", "show me |give me |let me see |display |bring up |get me |I want to see |present |list for me "),
         ("show ", "show |display |let me see |bring up |give me |show me |present "),
         ("search ", "search |look |go and search |do a search |make a search "),
         ("book ", "book |reserve |get |book me |reserve me |arrange |order "),
         ("reserve ", "reserve |book |get |arrange |keep |save "),
-        ("create ", "create |make |set up |start |prepare |open "),
+        ("create ", "create |make |set up |prepare "),
         ("add ", "add |put |include |please add "),
         ("set a", "set a|start a|make a|create a|begin a|give me a|I need a|put on a"),
         ("send ", "send |write |deliver |mail |shoot |fire off |post "),
@@ -60,11 +61,11 @@ LEADS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
         ("remove ", "remove |delete |erase |take away |get rid of |clear |discard "),
         ("compute ", "compute |calculate |work out |figure out |find |determine |evaluate |give me "),
         ("calculate ", "calculate |compute |work out |figure out |find |determine |evaluate |solve "),
-        ("convert ", "convert |change |turn |transform |switch "),
-        ("count ", "count |tally |count up |go and count |add up "),
+        ("convert ", "convert |change |turn |transform "),
+        ("count ", "count |tally |count up |go and count "),
         ("schedule ", "schedule |plan |arrange |set up |fix |put down "),
         ("play ", "play |put on |start |play me |begin |I want to hear |let me hear "),
-        ("write ", "write |print |put |note |type "),
+        ("write ", "write |print |put |type "),
         ("turn on ", "turn on |switch on |put on |power on |light up |activate "),
         ("buy ", "buy |order |get |purchase |get me |pick up "),
         ("open ", "open |read |show me |display |bring up |load "),
@@ -74,30 +75,30 @@ LEADS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
         ("I need ", "I need |I want |I'd like |get me |I would like |we need |please get me |find me |I am after "),
         ("I want ", "I want |I need |I'd like |get me |I would like |we want |please get me "),
         ("add up ", "add up |sum up |total |sum |add together "),
-        ("tell ", "tell |inform |let |message |notify "),
+        ("tell ", "tell |please tell |go and tell "),
         ("remind me ", "remind me |please remind me |you must remind me |alert me |notify me |ping me "),
         ("set the ", "set the |adjust the |change the |bring the |put the |turn the |fix the |move the |regulate the "),
-        ("set ", "set |adjust |change |fix |put |program "),
+        ("set ", "set |adjust |change |put "),
         ("make it ", "make it |turn it to |keep it at |bring it to |get it to |have it at |hold it at "),
         ("heat to ", "heat to |warm up to |heat it to |bring it up to |heat everything to |get up to |warm it to "),
-        ("sort ", "sort |order |arrange |put in order |sort out |please sort |rank |line up "),
-        ("join ", "join |concatenate |glue |merge |combine |connect |stick |link |attach |unite "),
+        ("sort ", "sort |order |arrange |put in order |please sort |line up "),
+        ("join ", "join |concatenate |glue |merge |combine |connect |link "),
         ("concatenate ", "concatenate |join |combine |merge |link |attach |glue "),
-        ("append ", "append |attach |add |glue |stick |hang |join "),
-        ("glue ", "glue |stick |tie |paste |fuse |weld "),
-        ("put ", "put |place |set |drop |get |please put |bring "),
-        ("register ", "register |sign up |enrol |enter |record |enlist "),
-        ("start ", "start |set |run |begin |launch |kick off |initiate "),
-        ("erase ", "erase |wipe |delete |remove |drop |destroy |trash |kill |clear "),
+        ("append ", "append |attach |add |glue "),
+        ("glue ", "glue |stick |paste "),
+        ("put ", "put |place |please put "),
+        ("register ", "register |sign up |enrol |enlist "),
+        ("start ", "start |set |run |begin |launch "),
+        ("erase ", "erase |wipe |delete |remove |clear "),
         ("get rid of ", "get rid of |dispose of |do away with |throw away |clear away |trash |kill "),
-        ("throw ", "throw |roll |toss |cast |spin |shake |drop |fling |flip "),
-        ("cast ", "cast |roll |throw |toss |spin |shake |drop |fling "),
-        ("roll ", "roll |throw |cast |toss |spin |shake |drop |fling "),
-        ("change ", "change |convert |turn |switch |modify |alter "),
+        ("throw ", "throw |roll |toss |cast "),
+        ("cast ", "cast |roll |throw |toss "),
+        ("roll ", "roll |throw |cast |toss "),
+        ("change ", "change |convert |turn |modify "),
         ("wake me ", "wake me |wake me up |get me up |ring me |call me |alert me |buzz me "),
         ("count down ", "count down |run down |measure |time |clock |tick off "),
-        ("lowercase ", "lowercase |uncapitalize |lower |decapitalize |shrink "),
-        ("arrange ", "arrange |order |sort |line up |organize |place |rank "),
+        ("lowercase ", "lowercase |uncapitalize |please lowercase "),
+        ("arrange ", "arrange |order |sort |line up |organize "),
         ("order ", "order |please order |go and order |sequence |also order |simply order "),
         ("sign up ", "sign up |register |enrol |subscribe |enter |add "),
         ("who ", "who |tell me who |do you know who |I want to know who |can you say who |say who "),
@@ -128,6 +129,17 @@ def varied(frame: str, rng: random.Random) -> str:
             if text.startswith(lead):
                 return rng.choice(options) + text[len(lead) :]
     return text
+
+
+@cache
+def has_unseen(frames: tuple[str, ...]) -> bool:
+    """Whether frames without choices have a wording that training never uses."""
+
+    def wordings(frame: str) -> list[str]:
+        found = [[frame, *(o + frame[len(lead) :] for o in many)] for lead, many in LEADS if frame.startswith(lead)]
+        return found[0] if found else [frame]
+
+    return any(unseen(text) for frame in frames for text in wordings(frame))
 
 
 def worded(values: Values, frames: Sequence[str], *, novel: bool = False) -> str:

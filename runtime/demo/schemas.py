@@ -189,19 +189,18 @@ NATURAL = (
         lambda v: v.integer(1, 40), "integer"),
 )  # fmt: skip
 MARKED = (
-    "<with|using|having|and|plus|taking|for|at|by|of|under> <the ||||a >{p} <of |set to |equal to |= |: |as |being |"
-    "like |||||>{v}",
-    "<where|whose|and|with|while|if|so that|given that|its> <the ||>{p} "
-    "<is|should be|must be|equals|will be|has to be|needs to be|ought to be|must equal|can be|would be|is set to> {v}",
-    "<use|take|pick|choose|put|make|pass|give|set|enter|insert|write|with|using|having|let> {v} <as|for> <the ||"
-    "its |my >{p}",
-    "<set|put|fix|bring|change|turn|and put|and set|and fix> <the ||its >{p} <to|at|=|to be> {v}",
-    "<and|but|also|then||> <let|make|have|keep> <the ||its >{p} <be|equal|at|as> {v}",
-    "<and||with> <for|as|in> {p} <use|take|put|write|choose|pick|I want|we need|give> {v}",
-    "{p} <=|:|is|equals|being|of||||as|to be> {v}",
-    "{p}<:|=|: |=>{v}", "({p} {v})", "({p}: {v})", "[{p}: {v}]", "<the ||>{p} {v}",
-    "<that has|which has|and has|that needs|that uses> <the |a ||>{p} {v}", "{v} <for|as|=|is> <the ||>{p}",
-    "of {p} {v}", "<with|and> {v} <as its|being the|for its> {p}", "{v} {p}",
+    "<with|using|and|for|at|plus> <the |the |a |an ||>{p} <of |set to |equal to |= |: |as |being ||||>{v}",
+    "<where|whose|and|with|so that|and its> <the ||>{p} <is|should be|must be|equals|will be|has to be|needs to be|"
+    "being|set to> {v}",
+    "<use|take|put|choose|pick|with|using|and use|having|and take> {v} <as|for> <the |the |its |my ||>{p}",
+    "<set|put|and set|and put|with|change|and change> <the |its |the ||>{p} <to|at|=|to be> {v}",
+    "<and|with|where|also|> <the |its ||>{p} <is|equal to|as|being|of> {v}",
+    "<for|as|and for|and as|with> <the ||>{p} <use|take|put|write|choose|pick> {v}",
+    "{p} <= |: |is |equals |being |of |||to be >{v}",
+    "{p}<:|=|: |=>{v}", "<and |with |>({p} {v})", "<and |with |>({p}: {v})", "<and |with |>[{p}: {v}]",
+    "<and |plus ||>the {p} {v}",
+    "<that has|which has|and has|having> <the |a ||>{p} <of |||>{v}",
+    "<with|and|having> {v} <as its|for its|as the|as> {p}",
 )  # fmt: skip
 DESCRIPTIONS = ("{verb} a {noun}", "{verb} the {noun}", "{verb} {noun} data", "{verb} one {noun}",
 "{verb} a {noun} by its details",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sirocco.runtime.demo.batches import Batch, Recipe, batches
+from sirocco.runtime.demo.batches import PARTS, Queue, Recipe, Step, queues, steps
+from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.network import LoraSettings, Network, Projection, Shape
 from sirocco.runtime.demo.optimizer import Muon
 from sirocco.runtime.demo.vocabulary import texts, train_tokenizer
@@ -50,7 +54,7 @@ PLANS = {
 }
 
 
-def optimizers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
+def optimizers(network: Network, plan: Plan, crew: Crew) -> list[torch.optim.Optimizer]:
     """Muon for the projections and Adam for the rest; Adam alone for an adapter."""
     if plan.lora is not None:
         trained = [p for p in network.parameters() if p.requires_grad]
@@ -64,7 +68,7 @@ def optimizers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
     held = {id(p.weight) for p in projections}
     rest = [p for p in network.parameters() if id(p) not in held]
     return [
-        Muon(matrices, lr=plan.matrix_lr, weight_decay=plan.weight_decay),
+        Muon(matrices, crew, lr=plan.matrix_lr, weight_decay=plan.weight_decay),
         torch.optim.AdamW(
             [{"params": rest, "peak": plan.vector_lr}], lr=plan.vector_lr, betas=(0.9, 0.98), weight_decay=0.0
         ),
@@ -93,43 +97,27 @@ def save(path: Path, network: Network, state: dict[str, Any]) -> None:
     scratch.replace(path)
 
 
-class Pace:
-    """Chooses one thread or several by measuring: on a machine that others use, two are often slower than one."""
-
-    PERIOD, PROBE = 40, 4
-
-    def __init__(self) -> None:
-        self.most = torch.get_num_threads()
-        self.threads, self.probing, self.steps = self.most, False, 0
-        self.tokens, self.seconds, self.known = 0, 0.0, 0.0
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Note a step; now and then change the number of threads."""
-        self.steps, self.tokens, self.seconds = self.steps + 1, self.tokens + tokens, self.seconds + seconds
-        if self.most == 1 or self.steps < (self.PROBE if self.probing else self.PERIOD):
-            return
-        rate = self.tokens / self.seconds
-        if not self.probing or rate < self.known:  # probe the other count, or return from a probe that lost
-            self.threads = self.most if self.threads == 1 else 1
-            torch.set_num_threads(self.threads)
-        self.probing, self.known = not self.probing, rate
-        self.steps, self.tokens, self.seconds = 0, 0, 0.0
-
-
 class Trainer:
-    """One run: a network, its optimizers, and where it stands."""
+    """One run in one of a crew's processes: a network, its optimizers, and where it stands."""
 
-    def __init__(self, plan: Plan, name: str, work: Path, *, resume: bool) -> None:
-        self.plan, self.path = plan, work / f"{name}.pt"
+    def __init__(self, plan: Plan, path: Path, crew: Crew, *, resume: bool) -> None:
+        self.plan, self.path, self.crew = plan, path, crew
         torch.manual_seed(1)
         self.network = Network(plan.shape, plan.lora)
-        self.optimizers = optimizers(self.network, plan)
+        self.optimizers = optimizers(self.network, plan, crew)
         self.step, self.pool, self.tokens, self.seconds = 0, 0, 0, 0.0
-        if resume and self.path.exists():
+        if resume and path.exists():
             self.restore()
         elif plan.lora is not None:
-            base = load_network(work / "base.pt").state_dict()
+            base = load_network(path.with_name("base.pt")).state_dict()
             self.network.load_state_dict(base, strict=False)
+        # Every gradient and the loss in one row, so that a crew adds them up in one go.
+        self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.sums = torch.zeros(sum(p.numel() for p in self.trained) + 1)
+        for p, part in zip(self.trained, self.sums[1:].split([p.numel() for p in self.trained]), strict=True):
+            p.grad = part.view_as(p)
+        if shutil.which("g++") is not None:
+            self.network.compile_blocks()
 
     def restore(self) -> None:
         """Continue from the checkpoint, at the pool after the one it was in."""
@@ -141,56 +129,75 @@ class Trainer:
         self.tokens, self.seconds = state["tokens"], state["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, in one process of the crew."""
+        if self.crew.rank > 0:
+            return
         state = {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
         numbers = {"step": self.step, "pool": self.pool, "tokens": self.tokens, "seconds": self.seconds}
         save(self.path, self.network, state | numbers)
 
-    def update(self, step: list[Batch]) -> float:
+    def update(self, step: Step) -> float:
         """One optimizer step; the mean loss."""
-        count = sum(batch.labels for batch in step)
-        total = 0.0
-        for batch in step:
-            loss = self.network(batch.ids, batch.targets) / count
+        self.sums.zero_()
+        for batch in step.batches:
+            loss = self.network(batch.ids, batch.targets) / step.labels
             loss.backward()
-            total += loss.item()
+            self.sums[0] += loss.detach()
+        self.crew.total(self.sums)
         share = schedule(self.step, self.plan)
-        nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], 1.0)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += sum(batch.tokens for batch in step)
-        return total
+        self.tokens += step.tokens
+        return self.sums[0].item()
 
-    def run(self, recipe: Recipe) -> None:
+    def run(self, queue: Queue) -> None:
         """Train to the plan's last step."""
         saved = began = time.monotonic()
         before, since = self.seconds, self.tokens
         total, count = 0.0, 0
-        pace, last = Pace(), began
-        for pool, step in batches(recipe, self.pool):
+        for pool, step in steps(queue, self.pool):
             self.pool = pool
             if self.step >= self.plan.steps:
                 break
             total, count = total + self.update(step), count + 1
             now = time.monotonic()
-            pace.observe(sum(batch.tokens for batch in step), now - last)
-            last = now
             self.seconds = before + now - began
             if not math.isfinite(total):
                 raise RuntimeError(f"the loss is not finite at step {self.step}")
             if count == 50:
                 rate = (self.tokens - since) / (now - began)
                 progress = f"step {self.step} loss {total / count:.4f} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s"
-                print(f"{progress} {self.seconds / 60:.1f} min {pace.threads} threads", flush=True)
+                if self.crew.rank == 0:
+                    print(f"{progress} {self.seconds / 60:.1f} min", flush=True)
                 total, count = 0.0, 0
             if now - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = now
         self.save()
+
+
+def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue) -> None:
+    """A further process of a crew."""
+    torch.set_num_threads(1)
+    Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
+
+
+def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: int) -> None:
+    """Train one network into a checkpoint."""
+    torch.set_num_threads(1)
+    crew = Crew(processes, sum(p.numel() for p in Network(plan.shape, plan.lora).parameters()) + 1)
+    trainer = Trainer(plan, path, crew, resume=resume)
+    filled = queues(recipe, processes, trainer.pool)
+    for rank in range(1, processes):
+        process = multiprocessing.get_context("spawn").Process(
+            target=work, args=(rank, plan, path, crew, resume, filled[rank]), daemon=True
+        )
+        process.start()
+    trainer.run(filled[0])
 
 
 def main() -> None:
@@ -202,6 +209,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the tokenizer and the checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
     parser.add_argument("--steps", type=int, help="steps in all, instead of the plan's")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=min(PARTS, os.cpu_count() or 1),
+        choices=range(1, PARTS + 1),
+        help="processes of one thread each (default: %(default)s)",
+    )
     parser.add_argument("--seed", default="first", help="seed of the generated text")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -210,8 +224,13 @@ def main() -> None:
         train_tokenizer(texts(20000), VOCAB).save(str(tokenizer))
     plan = PLANS[options.name]
     plan = replace(plan, steps=options.steps or plan.steps)
-    trainer = Trainer(plan, options.name, options.work, resume=options.resume)
-    trainer.run(Recipe(tokenizer, f"{options.name} {options.seed}", plan.tokens, plan.manner))
+    train(
+        plan,
+        options.work / f"{options.name}.pt",
+        Recipe(tokenizer, f"{options.name} {options.seed}", plan.tokens, plan.manner),
+        resume=options.resume,
+        processes=options.processes,
+    )
 
 
 if __name__ == "__main__":

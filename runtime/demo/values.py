@@ -60,7 +60,25 @@ seal
 seed shade shell shore silk slate sled smoke snail snow soap sock soup spark spice spoon squid stamp star statue steam
 stork storm straw sugar sunset swan sword syrup table tank tape tea tent thorn tide tiger tile toast torch tower trail
 trout trumpet tulip turtle twig valve vase vault vine wafer wall wave wheat wheel whistle wing wolf wood wool wren
-yard
+yard absence advice angle ankle answer aunt axis bacon ball bank bark bath battle beach bean bear beard beast bee beer
+belief belt bird birth bite blade blood board body bomb bone boot boss bow bowl box boy brain bread breath bride brush
+bubble bull bus bush cab cap car card care case cat cave chalk change chaos charm chin choice chord church city clay
+cliff cloth cloud clue coal coat coin cold comfort cook cord corn corner couch country cousin cow crab crack cream
+crime crop cross crowd crown cry culture cup current dad danger dark daughter day deal death deer degree dinner dirt
+distance dog doll door dream dress drop duck ear earth east edge egg end energy error event evil eye face fact fall
+fame family fan fate father fear feast fever finger fire fish fist flag flight flood flour fly fog food foot force
+fork form fortune freedom friend frog fuel fun fur future game gas gift girl glory glove glue goat gold goose grain
+grass grave habit hair half ham hand hat head health heart heat heel help herb hero hip hole home hook hope horse hour
+house humor hunger ice image ink iron jaw jelly job joke joy kid king kiss knee knife knot ladle lady lamb land lane
+law lead leg leopard lesson life lift light limb line lip liver logic love luck lung man meal meat milk mind mine minor
+mode money monk month mood moon morning mouse mouth mud nail name navy neck news noise north nose note ocean oil onion
+pain pair pan park path paw peace pen phone photo pie pig pillar pilot pin pipe pole pony pool porch power pride
+prince prison proof queen rat rice road rock roof room root rug rule run scale sea seat shame shape sheep ship shirt
+shoe shop shoulder sign sister skill skin skirt sky sleep slope smile snake son song soul sound south space sphere
+spirit spot spy stair steel step stem stick stool store stove stream street string suit sun sugar table tail talent
+talk taste tear thumb thread throat time tin toe tone tool tooth top toy trap tray tree truth uncle union value view
+voice war water wax way web week weight west whale wheat wife wind wine wire wish witch woman word work world worm
+wound wrist year youth zone
 """)
 ONSETS = words("""
 b c d f g h j k l m n p r s t v w z br cr dr fl gr kl pl st tr sh ch th
@@ -118,14 +136,14 @@ class Values:
     def word(self) -> str:
         """A lower-case word, real or not."""
         draw = self.rng.random()
-        if draw < 0.6:
+        if draw < 0.72:
             return self.rng.choice(self.words)
-        return self.pseudo() if draw < 0.8 else self.blended() if draw < 0.97 else self.scrambled()
+        return self.pseudo() if draw < 0.86 else self.blended() if draw < 0.98 else self.scrambled()
 
     def name(self) -> str:
         """A person's name."""
         draw = self.rng.random()
-        if draw < 0.4:
+        if draw < 0.6:
             return self.rng.choice(self.names)
         return (self.pseudo() if draw < 0.8 else self.blended()).capitalize()
 
@@ -135,8 +153,8 @@ class Values:
 
     def city(self) -> str:
         """A city, real or not; now and then two words."""
-        if self.rng.random() < 0.5:
-            return (self.pseudo() if self.rng.random() < 0.7 else self.blended()).capitalize()
+        if self.rng.random() < 0.35:
+            return (self.pseudo() if self.rng.random() < 0.6 else self.blended()).capitalize()
         city = self.rng.choice(self.cities)
         return f"{self.rng.choice(('New', 'Port', 'San', 'North'))} {city}" if self.rng.random() < 0.1 else city
 

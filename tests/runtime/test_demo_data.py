@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo import documents, families, lore, patterns, schemas, wrappers
+from sirocco.runtime.demo import documents, families, lore, natural, patterns, schemas, wrappers
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
 from sirocco.runtime.demo.operations import OPERATIONS
-from sirocco.runtime.demo.phrasing import shared, worded
+from sirocco.runtime.demo.phrasing import has_unseen, shared, worded
 from sirocco.runtime.demo.programs import printed_by
 from sirocco.runtime.demo.rendering import TEMPLATE, encode, prompt, render
 from sirocco.runtime.demo.tools import Call, Tool, dumps
@@ -52,7 +52,7 @@ def test_values_of_the_two_splits_are_disjoint() -> None:
 
 
 FRAMES = {
-    **{family.names: family.frames for family in families.FAMILIES},
+    **{family.names: family.frames for family in families.FAMILIES if has_unseen(family.frames)},
     **{relation.answer: relation.questions for relation in lore.RELATIONS},
     **{operation.description: operation.frames for operation in OPERATIONS},
     **{signature: [patterns.LINK + frame for frame in frames] for signature, frames in patterns.PATTERNS.items()},
@@ -72,6 +72,15 @@ def test_training_and_test_share_no_wording(name: str) -> None:
     assert known
     assert unknown
     assert not known & unknown
+
+
+def test_a_family_is_asked_for_in_the_test_only_where_it_has_a_wording_that_training_lacks() -> None:
+    train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
+    assert natural.families(train, "train") == list(families.FAMILIES)
+    asked = natural.families(test, "train")
+    assert len(families.FAMILIES) * 0.8 < len(asked) < len(families.FAMILIES)
+    for family in asked:
+        worded(test, family.frames)
 
 
 def test_what_surrounds_a_request_in_training_leaves_some_for_test() -> None:

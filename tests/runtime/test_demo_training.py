@@ -1,0 +1,83 @@
+"""A crew of trainer processes computes what one process alone does."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from sirocco.runtime.demo import train
+from sirocco.runtime.demo.batches import Batch, Step, shares
+from sirocco.runtime.demo.crew import Crew
+from sirocco.runtime.demo.network import LoraSettings, Shape, Targets
+from sirocco.runtime.demo.train import Plan, Trainer
+
+SHAPE = Shape(vocab=32, width=16, layers=2, heads=2, kv_heads=1, hidden=16, head_dim=8)
+PLAN = Plan(SHAPE, steps=8, warmup=1)
+
+
+def crew_of_two(elements: int) -> list[Crew]:
+    """Both ends of a crew, for two threads."""
+    first = Crew(2, elements)
+    return [first, copy.copy(first).as_rank(1)]
+
+
+def in_threads(calls: list[threading.Thread]) -> None:
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join(30)
+        assert not call.is_alive()
+
+
+def test_a_crew_adds_up_and_divides_work() -> None:
+    crew = crew_of_two(6)
+    sums: dict[int, list[list[float]]] = {0: [], 1: []}
+    halves: dict[int, torch.Tensor] = {}
+
+    def work(rank: int) -> None:
+        for i in range(5):
+            flat = torch.tensor([1.0 + i, 10.0 * rank])
+            crew[rank].total(flat)
+            sums[rank].append(flat.tolist())
+        halves[rank] = crew[rank].divided(lambda part: part * 2, torch.arange(6.0).view(3, 2))
+
+    in_threads([threading.Thread(target=work, args=(rank,)) for rank in range(2)])
+    assert sums[0] == sums[1] == [[2.0 + 2 * i, 10.0] for i in range(5)]
+    assert torch.equal(halves[0], torch.arange(6.0).view(3, 2) * 2) and torch.equal(halves[0], halves[1])
+
+
+def random_batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 32, (3, 8), generator=generator)
+    labels = torch.randint(0, 32, (7,), generator=generator)
+    return Batch(ids, Targets(torch.arange(7), labels), 24, 7)
+
+
+@pytest.mark.parametrize(
+    "plan", [PLAN, Plan(SHAPE, steps=8, warmup=1, lora=LoraSettings(rank=2))], ids=["base", "lora"]
+)
+def test_two_processes_train_as_one_does(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.shutil, "which", lambda name: None)  # compiling takes longer than all of this
+    if plan.lora is not None:
+        base = Trainer(PLAN, tmp_path / "base.pt", Crew(1, 0), resume=False)
+        base.save()
+    pool = [[random_batch(2 * i), random_batch(2 * i + 1)] for i in range(3)]
+    alone = Trainer(plan, tmp_path / "a.pt", Crew(1, 0), resume=False)
+    losses = [alone.update(step) for step in shares(pool, 1)[0]]
+    crew = crew_of_two(sum(p.numel() for p in alone.network.parameters()) + 1)
+    together = [Trainer(plan, tmp_path / "b.pt", crew[rank], resume=False) for rank in range(2)]
+    found: dict[int, list[float]] = {}
+
+    def work(rank: int, steps: list[Step]) -> None:
+        found[rank] = [together[rank].update(step) for step in steps]
+
+    in_threads([threading.Thread(target=work, args=(rank, steps)) for rank, steps in enumerate(shares(pool, 2))])
+    assert found[0] == found[1] == pytest.approx(losses, rel=1e-2)
+    for one, two, three in zip(*(t.network.parameters() for t in (alone, *together)), strict=True):
+        assert torch.equal(two, three)
+        torch.testing.assert_close(one, two, rtol=0.1, atol=0.02)
+    assert all(trainer.tokens == 3 * 48 for trainer in (alone, *together))
