@@ -76,6 +76,14 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
 
 
+def release_memory() -> None:
+    """Give freed memory back to the system, which `prepare_process` has keep it; for after much of it was used once."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc
+            libc.malloc_trim(0)
+
+
 def use_huge_pages(address: int, nbytes: int) -> None:
     """Ask that memory which has not been touched yet comes in pages of 2 MiB; a wish, on Linux alone."""
     first, end = -(-address // _HUGE) * _HUGE, (address + nbytes) // _HUGE * _HUGE

@@ -21,10 +21,18 @@ def work_of(config: Config) -> Work:
         token_flop=2 * matrices,
         head_flop=2 * head,
         pair_flop=4 * heads * config["num_hidden_layers"],
+        cached_bytes=2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * _BYTES,
     )
 
 
 def bounds(results: Results) -> dict[str, float]:
+    """The best that could be, by metric: `rate_bounds`, and memory for the weights and the caches alone."""
+    work = results.work
+    held = (work.step_bytes + results.most_tokens * work.cached_bytes) / 2**20
+    return rate_bounds(results) | ({"peak_anon_mib": held} if results.most_tokens else {})
+
+
+def rate_bounds(results: Results) -> dict[str, float]:
     """Tokens a second that the median rates of the machine allow, by metric; empty where they are not known.
 
     The caches that attention reads are not counted, nor the prompts of concurrent requests: the contexts are short.

@@ -60,13 +60,14 @@ class Rates(msgspec.Struct, frozen=True):
 
 class Work(msgspec.Struct, frozen=True):
     """What computing costs at least: weight bytes that each step reads, operations of a token in the layers, of one
-    row of the output head, and of one query with one key in all layers together.
+    row of the output head, and of one query with one key in all layers together; what a token's keys and values take.
     """
 
     step_bytes: int
     token_flop: int
     head_flop: int
     pair_flop: int
+    cached_bytes: int = 0
 
 
 class Results(msgspec.Struct):
@@ -81,6 +82,7 @@ class Results(msgspec.Struct):
     decode_tokens: int
     concurrent_tokens: int
     work: Work
+    most_tokens: int = 0  # that are cached at once
     engines: list[Entry] = msgspec.field(default_factory=list)
     rates: list[Rates] = msgspec.field(default_factory=list)
     runs: list[Run] = msgspec.field(default_factory=list)

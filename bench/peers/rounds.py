@@ -159,6 +159,7 @@ class _Session:
         self._prompts: PromptMaker = folder.load_prompts(self._folder)
         concurrent_tokens = TINY_CONCURRENT_TOKENS if bench.shape == "tiny" else CONCURRENT_TOKENS
         self._tests = _chosen(make_tests(concurrent_tokens), bench.tests)
+        self._most_tokens = max(test.streams * (test.prompt_len + test.count) for test in self._tests)
         self.results = Results(
             shape=bench.shape,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,6 +170,7 @@ class _Session:
             decode_tokens=DECODE_TOKENS,
             concurrent_tokens=concurrent_tokens,
             work=work_of(read_config(self._folder).hf),
+            most_tokens=self._most_tokens,
             engines=entries,
         )
 
@@ -268,13 +270,12 @@ class _Session:
 
     def _spec(self, variant: str) -> Spec:
         streams = max(test.streams for test in self._tests)
-        tokens = max(test.streams * (test.prompt_len + test.count) for test in self._tests)
         return {
             "folder": str(self._folder),
             "variant": variant,
             "threads": self._bench.threads,
             "max_streams": streams,
-            "max_tokens": max(tokens, _MIN_CONTEXT),
+            "max_tokens": max(self._most_tokens, _MIN_CONTEXT),
         }
 
 

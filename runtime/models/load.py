@@ -15,6 +15,7 @@ from sirocco.runtime.block_fp8 import BlockFp8Checkpoint, block_shape
 from sirocco.runtime.checkpoint import Checkpoint
 from sirocco.runtime.config import ModelConfig, read_config
 from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.host import release_memory
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.device import choose_device, choose_dtype
 from sirocco.runtime.models.registry import build_spec, class_name, find_architecture
@@ -77,8 +78,26 @@ def read_weights(
     run_dtype = choose_dtype(dtype, config.dtype or _stored_dtype(targets, checkpoint), device)
     total = sum(checkpoint[part.name].num_bytes for target in targets for part in target.parts())
     with _progress(total, progress) as advance:
-        load_weights(targets, checkpoint, run_dtype, device, advance)
+        load_weights(targets, checkpoint, run_dtype, device, _Releasing(advance))
+    release_memory()
     return run_dtype
+
+
+class _Releasing:
+    """Gives the memory of weights back that were laid out anew, each time that this many bytes have been read."""
+
+    BYTES = 256 << 20
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self._read = 0
+
+    def __call__(self, num_bytes: int) -> None:
+        self._advance(num_bytes)
+        self._read += num_bytes
+        if self._read >= self.BYTES:
+            self._read = 0
+            release_memory()
 
 
 def refuse_quantised(config: ModelConfig, formats: tuple[str, ...] = ()) -> None:

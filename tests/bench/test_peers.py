@@ -294,7 +294,7 @@ def test_work_is_counted_from_the_geometry(tiny):
     config = json.loads((tiny / "config.json").read_text())
     layer = 256 * (4 + 2 + 2 + 4) * 64 + 3 * 256 * 768
     work = floors.work_of(config)
-    assert work == Work((4 * layer + 8192 * 256) * 2, 2 * 4 * layer, 2 * 8192 * 256, 4 * 256 * 4)
+    assert work == Work((4 * layer + 8192 * 256) * 2, 2 * 4 * layer, 2 * 8192 * 256, 4 * 256 * 4, 2 * 4 * 2 * 64 * 2)
     norms = sum(np.prod(shape) for shape in folder.tensor_shapes(config).values() if len(shape) == 1)
     header = int.from_bytes((tiny / "model.safetensors").read_bytes()[:8], "little")
     assert (tiny / "model.safetensors").stat().st_size == 8 + header + work.step_bytes + 2 * norms
@@ -328,6 +328,12 @@ def test_bounds_are_the_slower_of_reading_and_computing(measured):
     assert bounds["prefill512_tps"] == pytest.approx(512 / ((512 * 900 + 100 + 512 * 513 / 2) / 1e6))
     measured.rates = []
     assert floors.bounds(measured) == {}
+
+
+def test_the_least_memory_is_weights_and_the_most_tokens_at_once(measured):
+    measured.work = Work(3 << 20, 900, 100, 1, cached_bytes=1 << 20)
+    measured.most_tokens = 2
+    assert floors.bounds(measured)["peak_anon_mib"] == 5.0
 
 
 def test_page_shows_medians_ratios_and_what_is_missing(measured):
