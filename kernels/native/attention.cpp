@@ -34,67 +34,118 @@ float dot(const bf16* a, const bf16* b, i64 count) {
     return sum;
 }
 
-// scores [count] of a query against keys [count, dim]; out [dim] += weights [count] times values [count, dim].
-void score_keys(const bf16* query, const bf16* keys, i64 count, i64 dim, float* scores) {
-    for (i64 j = 0; j < count; j++) scores[j] = dot(query, keys + j * dim, dim);
+// scores [rows, count] of queries [rows, dim] against keys [count, dim], a row of scores every `stride`.
+void score_keys(const bf16* queries, i64 rows, const bf16* keys, i64 count, i64 dim, float* scores, i64 stride) {
+    for (i64 r = 0; r < rows; r++)
+        for (i64 j = 0; j < count; j++) scores[r * stride + j] = dot(queries + r * dim, keys + j * dim, dim);
 }
 
-void add_values(const float* weights, const bf16* values, i64 count, i64 dim, float* out) {
-    for (i64 j = 0; j < count; j++) {
-        const bf16* value = values + j * dim;
+// out [rows, dim] += weights [rows, count] times values [count, dim].
+void add_values(const float* weights, i64 rows, i64 stride, const bf16* values, i64 count, i64 dim, float* out) {
+    for (i64 r = 0; r < rows; r++)
+        for (i64 j = 0; j < count; j++) {
+            const bf16* value = values + j * dim;
+            float weight = weights[r * stride + j];
 #pragma omp simd
-        for (i64 d = 0; d < dim; d++) out[d] += weights[j] * wide(value[d]);
-    }
+            for (i64 d = 0; d < dim; d++) out[r * dim + d] += weight * wide(value[d]);
+        }
 }
 
 #if HAS_BF16_DOT
-// The same for head sizes known in advance, whose query and output stay in registers.
+constexpr int LANES = 16;
+
+// The sums of sixteen registers, each in the lane of its number.
+inline __m512 sums_of(const __m512* x) {
+    __m512 four[4], two[2];
+    for (int i = 0; i < 4; i++) {
+        __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i], x[4 * i + 1]), _mm512_unpackhi_ps(x[4 * i], x[4 * i + 1]));
+        __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i + 2], x[4 * i + 3]),
+                                 _mm512_unpackhi_ps(x[4 * i + 2], x[4 * i + 3]));
+        __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+    }
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88),
+                               _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(two[0], two[1], 0x88), _mm512_shuffle_f32x4(two[0], two[1], 0xdd));
+}
+
+// The same for head sizes known in advance, whose queries and outputs stay in registers. Keys are taken sixteen at a
+// time: past `count`, as far as the next multiple, they are read and their scores mean nothing.
 template <int DIM>
-void score_keys_of(const bf16* query, const bf16* keys, i64 count, i64, float* scores) {
-    __m512bh q[DIM / 32];
-    for (int i = 0; i < DIM / 32; i++) q[i] = (__m512bh)_mm512_loadu_si512(query + 32 * i);
-    for (i64 j = 0; j < count; j++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int i = 0; i < DIM / 32; i++)
-            sum = _mm512_dpbf16_ps(sum, q[i], (__m512bh)_mm512_loadu_si512(keys + j * DIM + 32 * i));
-        scores[j] = _mm512_reduce_add_ps(sum);
+void score_keys_of(const bf16* queries, i64 rows, const bf16* keys, i64 count, i64, float* scores, i64 stride) {
+    for (i64 r = 0; r < rows; r++) {
+        __m512bh q[DIM / 32];
+        for (int i = 0; i < DIM / 32; i++) q[i] = (__m512bh)_mm512_loadu_si512(queries + r * DIM + 32 * i);
+        for (i64 first = 0; first < count; first += LANES) {
+            __m512 products[LANES];
+#pragma GCC unroll 16
+            for (int j = 0; j < LANES; j++) {
+                const bf16* key = keys + (first + j) * DIM;
+                products[j] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+                for (int i = 0; i < DIM / 32; i++)
+                    products[j] = _mm512_dpbf16_ps(products[j], q[i], (__m512bh)_mm512_loadu_si512(key + 32 * i));
+            }
+            _mm512_storeu_ps(scores + r * stride + first, sums_of(products));
+        }
     }
 }
 
-template <int DIM>
-void add_values_of(const float* weights, const bf16* values, i64 count, i64, float* out) {
-    __m512 acc[DIM / 16];
-    for (int i = 0; i < DIM / 16; i++) acc[i] = _mm512_loadu_ps(out + 16 * i);
+// R rows, for which each value is read and widened once.
+template <int DIM, int R>
+void add_values_to(const float* weights, i64 stride, const bf16* values, i64 count, float* out) {
+    __m512 acc[R][DIM / 16];
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < DIM / 16; i++) acc[r][i] = _mm512_loadu_ps(out + r * DIM + 16 * i);
     for (i64 j = 0; j < count; j++) {
-        __m512 weight = _mm512_set1_ps(weights[j]);
+#pragma GCC unroll 16
         for (int i = 0; i < DIM / 16; i++) {
             __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + j * DIM + 16 * i));
             __m512 value = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-            acc[i] = _mm512_fmadd_ps(weight, value, acc[i]);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                acc[r][i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[r * stride + j]), value, acc[r][i]);
         }
     }
-    for (int i = 0; i < DIM / 16; i++) _mm512_storeu_ps(out + 16 * i, acc[i]);
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < DIM / 16; i++) _mm512_storeu_ps(out + r * DIM + 16 * i, acc[r][i]);
+}
+
+template <int DIM>
+void add_values_of(const float* weights, i64 rows, i64 stride, const bf16* values, i64 count, i64, float* out) {
+    constexpr int MOST = DIM <= 64 ? 4 : DIM <= 128 ? 2 : 1;  // rows whose outputs fit in the registers
+    i64 r = 0;
+    for (; r + MOST <= rows; r += MOST)
+        add_values_to<DIM, MOST>(weights + r * stride, stride, values, count, out + r * DIM);
+    for (; r < rows; r++) add_values_to<DIM, 1>(weights + r * stride, stride, values, count, out + r * DIM);
 }
 #endif
 
-using ScoreKeys = void (*)(const bf16*, const bf16*, i64, i64, float*);
-using AddValues = void (*)(const float*, const bf16*, i64, i64, float*);
+using ScoreKeys = void (*)(const bf16*, i64, const bf16*, i64, i64, float*, i64);
+using AddValues = void (*)(const float*, i64, i64, const bf16*, i64, i64, float*);
 
-void choose(i64 dim, ScoreKeys& score, AddValues& add) {
+void choose(const Shape& shape, ScoreKeys& score, AddValues& add) {
     score = score_keys, add = add_values;
 #if HAS_BF16_DOT
-    if (dim == 64) score = score_keys_of<64>, add = add_values_of<64>;
-    if (dim == 96) score = score_keys_of<96>, add = add_values_of<96>;
-    if (dim == 128) score = score_keys_of<128>, add = add_values_of<128>;
-    if (dim == 256) score = score_keys_of<256>, add = add_values_of<256>;
+    if (shape.block_size % LANES) return;
+    if (shape.dim == 64) score = score_keys_of<64>, add = add_values_of<64>;
+    if (shape.dim == 96) score = score_keys_of<96>, add = add_values_of<96>;
+    if (shape.dim == 128) score = score_keys_of<128>, add = add_values_of<128>;
+    if (shape.dim == 256) score = score_keys_of<256>, add = add_values_of<256>;
 #endif
 }
 
-void prefetch(const bf16* at) { __builtin_prefetch(at, 0, 3); }
+void prefetch(const bf16* from, i64 count) {
+    for (i64 i = 0; i < count; i += 32) __builtin_prefetch(from + i, 0, 3);
+}
 
-float scored(float product, const Shape& shape) {
-    float score = product * shape.scale;
-    return shape.softcap > 0 ? shape.softcap * std::tanh(score / shape.softcap) : score;
+// Products of queries and keys as scores.
+inline void scale(float* scores, i64 count, const Shape& shape) {
+#pragma omp simd
+    for (i64 j = 0; j < count; j++) scores[j] *= shape.scale;
+    if (shape.softcap > 0)
+        for (i64 j = 0; j < count; j++) scores[j] = shape.softcap * std::tanh(scores[j] / shape.softcap);
 }
 
 // What the rows of a task have gathered so far.
@@ -162,26 +213,37 @@ void few_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const 
     i64 group = shape.heads / shape.kv_heads, rows = task.queries * group, dim = shape.dim, size = shape.block_size;
     i64 first, last;
     seen(task, shape, first, last);
-    sums.scores.resize(size);
+    // Several blocks at a time: each time costs a row its greatest score and its exponentials' set-up.
+    i64 span = std::max<i64>(1, KEYS / size), stride = span * size, end = (last + size - 1) / size;
+    sums.scores.resize(rows * stride);
     ScoreKeys score;
     AddValues add;
-    choose(dim, score, add);
-    for (i64 block = first / size; block * size < last; block++) {
-        i64 count = std::min(size, last - block * size);
-        i64 at = (task.blocks[block] * shape.kv_heads + task.kv_head) * size * dim;
-        for (i64 h = 0; h < task.kv_heads; h++, at += size * dim) {
-            const bf16 *keys = k_cache + at, *values = v_cache + at;
-            if (h + 1 == task.kv_heads && (block + 1) * size < last) {  // the next block lies anywhere
-                i64 next = (task.blocks[block + 1] * shape.kv_heads + task.kv_head) * size * dim;
-                for (i64 i = 0; i < size * dim; i += 32) prefetch(k_cache + next + i), prefetch(v_cache + next + i);
+    choose(shape, score, add);
+    float* scores = sums.scores.data();
+    auto place = [&](i64 block, i64 h) { return (task.blocks[block] * shape.kv_heads + task.kv_head + h) * size * dim; };
+    for (i64 begin = first / size; begin < end; begin += span) {
+        i64 blocks = std::min(span, end - begin), count = std::min(blocks * size, last - begin * size);
+        for (i64 h = 0; h < task.kv_heads; h++) {
+            // What is multiplied after this comes meanwhile: the next head of these blocks, or the first of the next.
+            bool more = h + 1 < task.kv_heads;
+            i64 next = more ? begin : begin + span, next_h = more ? h + 1 : 0;
+            const bf16* queries = sums.queries.data() + h * rows * dim;
+            for (i64 b = 0; b < blocks; b++) {
+                if (next + b < end) prefetch(k_cache + place(next + b, next_h), size * dim);
+                i64 keys = std::min(size, count - b * size);
+                score(queries, rows, k_cache + place(begin + b, h), keys, dim, scores + b * size, stride);
             }
-            for (i64 row = h * rows; row < (h + 1) * rows; row++) {
-                float *scores = sums.scores.data(), *out = sums.out.data() + row * dim;
-                score(sums.queries.data() + row * dim, keys, count, dim, scores);
-                for (i64 j = 0; j < count; j++) scores[j] = scored(scores[j], shape);
-                mask(scores, block * size, count, task.position + row % rows / group, shape);
-                absorb(scores, count, sums.most[row], sums.total[row], out, dim);
-                add(scores, values, count, dim, out);
+            float* gathered = sums.out.data() + h * rows * dim;
+            for (i64 r = 0; r < rows; r++) {
+                float* own = scores + r * stride;
+                scale(own, count, shape);
+                mask(own, begin * size, count, task.position + r / group, shape);
+                absorb(own, count, sums.most[h * rows + r], sums.total[h * rows + r], gathered + r * dim, dim);
+            }
+            for (i64 b = 0; b < blocks; b++) {
+                if (next + b < end) prefetch(v_cache + place(next + b, next_h), size * dim);
+                i64 keys = std::min(size, count - b * size);
+                add(scores + b * size, rows, stride, v_cache + place(begin + b, h), keys, dim, gathered);
             }
         }
     }
@@ -241,12 +303,7 @@ void many_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const
                           sums.value_panels.data(), products);
             for (i64 r = 0; r < height; r++) {
                 float* scores = products + r * KEYS;
-                if (shape.softcap > 0) {
-                    for (i64 j = 0; j < KEYS; j++) scores[j] = scored(scores[j], shape);
-                } else {
-#pragma omp simd
-                    for (i64 j = 0; j < KEYS; j++) scores[j] *= shape.scale;
-                }
+                scale(scores, KEYS, shape);
                 i64 at = row + r;
                 if (!whole) mask(scores, key, KEYS, task.position + at / group, shape);
                 absorb(scores, KEYS, sums.most[at], sums.total[at], sums.out.data() + at * dim, dim);
