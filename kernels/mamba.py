@@ -18,13 +18,21 @@ _CHUNK = 64  # tokens whose pairs are multiplied at once: the scan's work per to
 
 @dataclass(frozen=True, eq=False)
 class StateBatch:
-    """The requests of one step: where the state of each lies, and whether there is one yet or it begins here."""
+    """The requests of one step: where the state of each lies, and whether there is one yet or it begins here.
+
+    A static batch is replayed by a captured graph: every request brings one token, and what the tensors hold changes
+    between steps. Its padding rows may share a slot, where all of them begin with the same token.
+    """
 
     slots: Tensor  # [B] int64
     has_state: Tensor  # [B] bool
     query_lens: list[int]
+    static: bool = False
     work: dict[int, Any] = field(default_factory=dict, init=False, repr=False)  # of the Triton kernels
     _shifts: dict[int, "_Shift"] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        assert not self.static or all(length == 1 for length in self.query_lens)
 
     @property
     def num_tokens(self) -> int:
@@ -32,7 +40,8 @@ class StateBatch:
 
     @cached_property
     def all_have_state(self) -> bool:
-        return bool(self.has_state.all())
+        """Whether no request begins, as far as the host can know: of a static batch it cannot."""
+        return not self.static and bool(self.has_state.all())
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int, bool]]:

@@ -147,7 +147,7 @@ def _make_runner(plan: MemoryPlan, loaded: LoadedModel, batch_invariant: bool) -
         touch(caches, TOKEN_BUDGET["cpu"] // BLOCK_SIZE)
     if device.type == "cuda":
         warm_up(loaded.model, caches, BLOCK_SIZE, plan.max_model_len, device)
-        if capturable(spec) and not batch_invariant:
+        if capturable(device) and not batch_invariant:
             runner.capture(CudaCapture())
     return runner
 

@@ -25,7 +25,8 @@ class MemoryPlan:
 
     @property
     def num_states(self) -> int:
-        return self.num_seqs + self.num_snapshots if self.layout.state_bytes else 0
+        """Slots for the states of requests, for kept ones, and one for padding rows of captured steps."""
+        return self.num_seqs + self.num_snapshots + 1 if self.layout.state_bytes else 0
 
     @property
     def total_bytes(self) -> int:
@@ -72,9 +73,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide `memory` bytes. Raises `ModelLoadError` where it is too small for one request or one block.
 
-    The states of running requests take half of it at most, kept ones a quarter of the rest; then as many blocks as
-    fit, and no more than all requests at full length could use. So a plan may have fewer requests at once or shorter
-    ones than were asked for.
+    The states of running requests take half of it at most, one that is nobody's as much as one of theirs, kept ones a
+    quarter of the rest; then as many blocks as fit, and no more than all requests at full length could use. So a plan
+    may have fewer requests at once or shorter ones than were asked for.
     """
     layout = cache_layout(caches, block_size, dtype_size)
     num_seqs, num_snapshots, left = max_num_seqs, 0, memory
@@ -85,7 +86,7 @@ def plan_memory(
                 f"kv_memory of {memory} bytes is too small: "
                 f"the recurrent state of one request takes {layout.state_bytes} bytes, and may take half of it"
             )
-        left -= num_seqs * layout.state_bytes
+        left -= (num_seqs + 1) * layout.state_bytes
         if keep_states:
             num_snapshots = min(num_seqs * SNAPSHOTS_EACH, left // 4 // layout.state_bytes)
             left -= num_snapshots * layout.state_bytes

@@ -82,7 +82,8 @@ class Step:
 class ModelRunner:
     """Mirrors `max_num_seqs` slots of up to `max_model_len` tokens over the caches' blocks.
 
-    Recurrent states of running requests lie in the caches' first slots, those kept for prefixes behind them.
+    Recurrent states of running requests lie in the caches' first slots, those kept for prefixes behind them and behind
+    the one slot between that is nobody's.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class ModelRunner:
         self.device = device
         self.block_size = block_size
         self.sampler = Sampler(max_num_seqs, model.spec.vocab_size, device)
-        # One slot more, which stays empty: padding rows of a captured step are its.
+        # One slot more, which is nobody's: padding rows of a captured step are its.
         self._tokens = torch.zeros(max_num_seqs + 1, max_model_len + 1, dtype=torch.int32, device=device)
         self._tables = [TableMirror(group, max_num_seqs + 1, max_model_len, block_size) for group in groups]
         self._graphs: DecodeGraphs | None = None
         self._num_prompt = np.zeros(max_num_seqs, np.int64)
         self._states = [cache for cache in caches if isinstance(cache, StateCache)]
-        self._first_snapshot = max_num_seqs
+        self._first_snapshot = max_num_seqs + 1
         self._has_regimes = regime_limit(model.spec, 0) is not None
         self._regimes = np.zeros(max_num_seqs + 1, np.int64)
         self._prompt_logprobs: dict[int, int] = {}  # slot -> alternatives asked for
@@ -116,13 +117,12 @@ class ModelRunner:
     def capture(self, capture: Capture) -> None:
         """Capture decode steps of all numbers of rows, before the first request."""
         self._graphs = DecodeGraphs(
-            lambda ids, positions, first, *others: self.model(
-                ids, positions, first.batch, first.slot_mapping, self.caches, others=others
-            ),
+            self._decode,
             self._tokens,
             [table.to(self.device) for table in self._tables],
             self.block_size,
             len(self._tokens) - 1,
+            recurrent=bool(self._states),
         )
         self._graphs.capture(capture)
 
@@ -246,7 +246,23 @@ class ModelRunner:
         """Hidden states of a captured step; None where there is none."""
         if self._graphs is None or not layout.one_each:
             return None
-        return self._graphs.replay(layout.slots, layout.positions, layout.slot_mappings)
+        regimes = self._regimes[layout.slots]
+        return self._graphs.replay(layout.slots, layout.positions, regimes, layout.slot_mappings)
+
+    def _decode(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        regimes: Tensor,
+        placements: Sequence[Placement],
+        states: StateBatch | None,
+    ) -> Tensor:
+        """Hidden states [B, C] of one token a row, over tensors that stay."""
+        first, *others = placements
+        rope_regimes = regimes if self._has_regimes else None
+        return self.forward(
+            Batch(token_ids, positions, first.slot_mapping, first.batch, states, rope_regimes, tuple(others))
+        )
 
     def _extend_tables(self, plan: Plan) -> None:
         if plan.new_blocks:

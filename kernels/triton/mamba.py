@@ -186,7 +186,7 @@ def _work(batch: "StateBatch") -> tuple[Work, Options]:
 
 def _make_work(query_lens: list[int], tile: int, device: torch.device) -> Work:
     lengths = np.array(query_lens, np.int64)
-    if (lengths == 1).all():  # made on the device, which a captured graph could repeat
+    if (lengths == 1).all():  # made on the device, without a copy; a static batch keeps it for all replays
         starts = torch.arange(len(lengths) + 1, dtype=torch.int32, device=device)
         requests = starts[:-1]
         return Work(starts, requests[:0], requests, torch.stack((requests, torch.zeros_like(requests)), 1))

@@ -132,6 +132,35 @@ def test_chunks_of_a_request_equal_one_pass(cuts: list[int]) -> None:
     assert_close(states, whole)
 
 
+def check_static_batch() -> None:
+    """Padding rows of a captured step share a slot, and what its first rows were does not matter to later ones."""
+    batch = StateBatch(torch.tensor([0, 1, 5, 5]), torch.tensor([True] * 4), [1] * 4, static=True)
+    causal_conv(torch.randn(4, D), torch.randn(D, W), None, torch.zeros(SLOTS, D, W - 1), batch)
+    batch.slots.copy_(torch.tensor([3, 0, 5, 5]))
+    batch.has_state.copy_(torch.tensor([True, False, False, False]))
+    fresh = StateBatch(torch.tensor([3, 0]), torch.tensor([True, False]), [1, 1])
+
+    x, weight, states = torch.randn(3, D)[[0, 1, 2, 2]], torch.randn(D, W), poisoned((D, W - 1), fresh, torch.float32)
+    expected, expected_states = convolution(x[:2], weight, None, states, fresh)
+    actual = causal_conv(x, weight, None, states, batch)
+    assert_close(actual[:2].double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(states[:5].double().nan_to_num(), expected_states[:5].nan_to_num())
+    assert bool(actual.isfinite().all() and states[5].isfinite().all())
+
+    x, b, c = (torch.randn(3, *size)[[0, 1, 2, 2]] for size in ((H, P), (G, N), (G, N)))
+    dt, a, d = torch.rand(3, H)[[0, 1, 2, 2]], -torch.rand(H), torch.randn(H)
+    states = poisoned((H, P, N), fresh, torch.float32)
+    expected, expected_states = recurrence(x[:2], dt[:2], a, b[:2], c[:2], d, states, fresh)
+    actual = state_space_scan(x, dt, a, b, c, d, states, batch)
+    assert_close(actual[:2].double(), expected, rtol=1e-5, atol=1e-4)
+    assert_close(states[:5].double().nan_to_num(), expected_states[:5].nan_to_num(), rtol=1e-5, atol=1e-4)
+    assert bool(actual.isfinite().all() and states[5].isfinite().all())
+
+
+def test_a_static_batch_follows_what_its_tensors_hold() -> None:
+    check_static_batch()
+
+
 def test_gated_rms_norm() -> None:
     x, gate, weight = torch.randn(5, 12).double(), torch.randn(5, 12).double(), torch.randn(12).double()
     gated = (x * gate * torch.sigmoid(gate)).view(5, 3, 4)

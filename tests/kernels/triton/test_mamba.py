@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from sirocco.kernels.mamba import StateBatch, causal_conv, check_mamba, gated_rms_norm, state_space_scan
 from sirocco.kernels.triton.common import override
 
-from ..test_mamba import convolution, make_batch, poisoned, recurrence
+from ..test_mamba import check_static_batch, convolution, make_batch, poisoned, recurrence
 from .conftest import Launching
 
 # One rounding of sums of a few products; the interpreter cuts float32 off where bfloat16 should round.
@@ -98,6 +98,11 @@ def test_a_step_looks_its_requests_up_once(launching: Launching) -> None:
         state_space_scan(x.view(4, 2, 4), torch.rand(4, 2), -per_head, shared, shared, per_head, scanned, batch)
     assert [*batch.work.values()] == [work]
     assert work.runs.tolist() == [0] and work.singles.tolist() == [1] and work.starts.tolist() == [0, 3, 4]
+
+
+def test_a_static_batch_follows_what_its_tensors_hold(launching: Launching) -> None:
+    with launching("conv_kernel", "update_kernel"):
+        check_static_batch()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
