@@ -26,6 +26,7 @@ COLUMNS = (
 )
 
 LEAST_SECONDS = 10.0  # for a part, however little time is left
+TUNING_SHARE = 0.3  # of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class GpuBench:
     prompt_len: int = 256
     gen_len: int = 128
     small: bool = False
+    tune: bool = False  # first, for as long as its share of the time allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,21 @@ def plan(bench: GpuBench) -> list[Part]:
             "kernels", ["-m", "sirocco", "bench", "kernels", "--device", bench.device, "--dtype", dtypes, *small], 0.4
         ),
     ]
+    if bench.tune:
+        parts.insert(0, _tuning(bench))
     for shape in shapes:
         parts.append(Part(f"engine-{shape}", ["-m", "sirocco.bench.gpu_engine", "sirocco", shape, *load], 0.4))
         parts.append(
             Part(f"transformers-{shape}", ["-m", "sirocco.bench.gpu_engine", "transformers", shape, *load], 0.5)
         )
     return parts
+
+
+def _tuning(bench: GpuBench) -> Part:
+    """What it finds is in use in the parts that follow, but for a small trial's."""
+    out = ["--small", "--out", str(bench.out / "tuned")] if bench.small else []
+    seconds = max(1, round(60 * bench.minutes * (TUNING_SHARE - 0.05)))  # a candidate is not broken off
+    return Part("tune", ["-m", "sirocco", "bench", "tune", "--seconds", str(seconds), *out], TUNING_SHARE)
 
 
 def _run(part: Part, folder: Path, seconds: float) -> dict[str, Any]:

@@ -59,10 +59,10 @@ def attention(
     def make(setting: Setting) -> Trial:
         queries, keys = small if setting.small else (query_lens, kv_lens)
         heads, kv_heads = (4, 2) if setting.small else (NUM_HEADS, NUM_KV_HEADS)
-        layout, num_blocks = _layout(queries, keys, setting.device)
+        layout, num_blocks = paged_layout(queries, keys, setting.device)
         shape = (num_blocks, kv_heads, BLOCK_SIZE, HEAD_DIM)
-        q = _randn(setting, sum(queries), heads, HEAD_DIM)
-        k_cache, v_cache = _randn(setting, *shape), _randn(setting, *shape)
+        q = randn(setting, sum(queries), heads, HEAD_DIM)
+        k_cache, v_cache = randn(setting, *shape), randn(setting, *shape)
         scale = HEAD_DIM**-0.5
         seen = sum(n * length - n * (n - 1) // 2 for n, length in zip(queries, keys, strict=True))
         return Trial(
@@ -85,10 +85,10 @@ def latent_attention(
         queries, keys = small if setting.small else (query_lens, kv_lens)
         heads, rank = (3, 64) if setting.small else (num_heads, 512)
         head_dim, rope_dim = 128, 64
-        layout, num_blocks = _layout(queries, keys, setting.device)
-        q = _randn(setting, sum(queries), heads, head_dim + rope_dim)
-        w_k, w_v = (_randn(setting, heads, head_dim, rank) / rank**0.5 for _ in range(2))
-        cache = _randn(setting, num_blocks, BLOCK_SIZE, rank + rope_dim)
+        layout, num_blocks = paged_layout(queries, keys, setting.device)
+        q = randn(setting, sum(queries), heads, head_dim + rope_dim)
+        w_k, w_v = (randn(setting, heads, head_dim, rank) / rank**0.5 for _ in range(2))
+        cache = randn(setting, num_blocks, BLOCK_SIZE, rank + rope_dim)
         scale = (head_dim + rope_dim) ** -0.5
         seen = sum(n * length - n * (n - 1) // 2 for n, length in zip(queries, keys, strict=True))
         num_read = sum(keys) * (rank + rope_dim) + w_k.numel() + w_v.numel() + q.numel()
@@ -107,8 +107,8 @@ def latent_attention(
 def encode(setting: Setting) -> Trial:
     """Attention of 64 sequences of 512 tokens to themselves, with BERT's 12 heads of 64 dims."""
     lengths, heads, head_dim = ([40, 7], 2, 64) if setting.small else ([512] * 64, 12, 64)
-    q, k, v = _randn(setting, sum(lengths), 3 * heads, head_dim).split(heads, 1)
-    layout, _ = _layout(lengths, lengths, setting.device)
+    q, k, v = randn(setting, sum(lengths), 3 * heads, head_dim).split(heads, 1)
+    layout, _ = paged_layout(lengths, lengths, setting.device)
     scale = head_dim**-0.5
     return Trial(
         run=lambda: bidirectional_attention(q, k, v, layout, scale),
@@ -119,7 +119,7 @@ def encode(setting: Setting) -> Trial:
     )
 
 
-def _layout(query_lens: list[int], kv_lens: list[int], device: torch.device) -> tuple[AttentionBatch, int]:
+def paged_layout(query_lens: list[int], kv_lens: list[int], device: torch.device) -> tuple[AttentionBatch, int]:
     """Shuffled blocks, as a busy engine has them; block 0 is nobody's."""
     counts = [-(-length // BLOCK_SIZE) for length in kv_lens]
     blocks = torch.randperm(sum(counts)) + 1
@@ -145,7 +145,7 @@ def _attention_peers(
         return {}
     batch, length = len(kv_lens), kv_lens[0]
     queries = q.view(batch, -1, *q.shape[1:]).transpose(1, 2).contiguous()  # [B, H, T, D]
-    keys, values = (_randn(setting, batch, num_kv_heads, length, HEAD_DIM) for _ in range(2))
+    keys, values = (randn(setting, batch, num_kv_heads, length, HEAD_DIM) for _ in range(2))
 
     def sdpa(backend: SDPBackend) -> Run:
         def run() -> Tensor:
@@ -165,7 +165,7 @@ def _attention_peers(
 
 
 def _flash_attn(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
-    """What `kernels/flash.json` should be written from: prefill of one request at rising lengths."""
+    """flash-attn over contiguous keys; `sirocco bench tune` times it as an engine calls it."""
     from flash_attn import flash_attn_func
 
     by_token = [x.transpose(1, 2).contiguous() for x in (queries, keys, values)]
@@ -196,8 +196,8 @@ def _flex(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
 def add_rms_norm(setting: Setting) -> Trial:
     """Residual addition and norm of 16k tokens."""
     num_tokens, width = (5, 200) if setting.small else (16384, WIDTH)
-    x, residual = _randn(setting, num_tokens, width), _randn(setting, num_tokens, width)
-    weight = 1 + _randn(setting, width) / 8
+    x, residual = randn(setting, num_tokens, width), randn(setting, num_tokens, width)
+    weight = 1 + randn(setting, width) / 8
 
     def plain() -> Tensor:
         return F.rms_norm(residual + x, (width,), weight, 1e-6)
@@ -213,7 +213,7 @@ def add_rms_norm(setting: Setting) -> Trial:
 def swiglu(setting: Setting) -> Trial:
     """The activation between the products of 8k tokens."""
     num_tokens, hidden = (5, 300) if setting.small else (8192, HIDDEN)
-    x = _randn(setting, num_tokens, 2 * hidden)
+    x = randn(setting, num_tokens, 2 * hidden)
 
     def plain(x: Tensor = x) -> Tensor:
         gate, up = x.chunk(2, -1)
@@ -230,8 +230,8 @@ def swiglu(setting: Setting) -> Trial:
 def norm_rope_write(setting: Setting) -> Trial:
     """Norms of q and k, rotary embedding and cache write of 8k tokens."""
     num_tokens, heads, kv_heads = (5, 4, 2) if setting.small else (8192, NUM_HEADS, NUM_KV_HEADS)
-    qkv = _randn(setting, num_tokens, (heads + 2 * kv_heads) * HEAD_DIM)
-    q_weight, k_weight = (1 + _randn(setting, HEAD_DIM) / 8 for _ in range(2))
+    qkv = randn(setting, num_tokens, (heads + 2 * kv_heads) * HEAD_DIM)
+    q_weight, k_weight = (1 + randn(setting, HEAD_DIM) / 8 for _ in range(2))
     angles = torch.rand(num_tokens, HEAD_DIM // 2, device=setting.device) * 6
     shape = (-(-num_tokens // BLOCK_SIZE) + 1, kv_heads, BLOCK_SIZE, HEAD_DIM)
     k_cache, v_cache = (torch.zeros(shape, dtype=setting.dtype, device=setting.device) for _ in range(2))
@@ -284,7 +284,8 @@ def sample(setting: Setting) -> Trial:
     )
 
 
-def _randn(setting: Setting, *shape: int) -> Tensor:
+def randn(setting: Setting, *shape: int) -> Tensor:
+    """Normal numbers where and as the setting has them."""
     return torch.randn(shape, device=setting.device, dtype=setting.dtype)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sirocco.bench import report
 from sirocco.bench.kernel_cases import CASES, OPERATORS, Case, Setting
@@ -107,7 +106,7 @@ def _measure(case: Case, setting: Setting, best: _Best, seconds: float) -> dict[
         "of_matmul": round(trial.flops / took / best.flops, 3) if trial.flops else None,
         "peers_us": peers,
         "copy_gbps": round(best.bytes / 1e9, 1),
-        "matmul_tflops": round(best.flops / 1e12, 2),
+        "matmul_tflops": round(best.flops / 1e12, 3),
     }
 
 
@@ -120,7 +119,7 @@ def check(case: Case, setting: Setting) -> float:
     return error if error == error else float("inf")
 
 
-def timed(run: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
+def timed(run: Callable[[], object], device: torch.device, seconds: float) -> float:
     """The median time of a call, in seconds."""
     run()
     if device.type == "cuda":

@@ -62,8 +62,11 @@ class Prefill:
 def plan(q: Tensor, block_size: int, batch: "AttentionBatch") -> Prefill | None:
     """The rows of a step that flash-attn takes; None where there are none."""
     least = from_queries(q.shape[2], q.dtype)
-    if least is None:
-        return None
+    return None if least is None else prefill(q, block_size, batch, least)
+
+
+def prefill(q: Tensor, block_size: int, batch: "AttentionBatch", least: int) -> Prefill | None:
+    """The last rows of a step that all have at least so many queries; None where there are none."""
     row = len(batch.query_lens)
     while row and batch.query_lens[row - 1] >= least:
         row -= 1
@@ -103,3 +106,24 @@ def from_queries(head_dim: int, dtype: torch.dtype) -> int | None:
         if (least := measured.get(name, {}).get(str(head_dim))) is not None:
             return int(least)
     return None
+
+
+def keep(head_dim: int, least: int | None, path: Path | None = None) -> None:
+    """Write, for this device, from how many queries on flash-attn is faster; None where it never is.
+
+    ValueError where there is no device.
+    """
+    from sirocco.kernels.triton.common import device_key
+
+    model = device_key()[0]
+    if model == "default":
+        raise ValueError("what was measured is kept for a device, and there is none")
+    path = path or TABLE
+    measured: dict[str, dict[str, int]] = json.loads((path if path.exists() else TABLE).read_text())
+    by_head_dim = {int(dim): count for dim, count in measured.get(model, {}).items()}
+    by_head_dim.pop(head_dim, None)
+    if least is not None:
+        by_head_dim[head_dim] = least
+    measured[model] = {str(dim): by_head_dim[dim] for dim in sorted(by_head_dim)}
+    path.write_text(json.dumps(measured, indent=2) + "\n")
+    from_queries.cache_clear()

@@ -3,9 +3,14 @@
 A token's mass is exp((logit - best) / temperature) as a whole number of 2**-40, so that sums do not depend on their
 order: the short path and the long one, any batch and any device agree on what is kept and drawn (but for the last bit
 of exp). Every filter keeps all tokens at or above some logit, ties included, so a kernel need only search a threshold.
+
+Where top-k and top-p are off, and for the total that top-p alone is a share of, `best` is that of the token's chunk of
+the vocabulary, and the chunk's sum is brought to the scale of the row: so one read of the logits can tell the masses,
+before the row's best is known.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -16,14 +21,21 @@ from sirocco.kernels.backend import use_triton
 _ONE = 1 << 40  # the best token's mass; 2**22 tokens of it still sum below 2**62
 _UNIT = 1 << 24  # uniform numbers and top-p are whole numbers of 2**-24
 _WORD = 0xFFFFFFFF
-_CHUNK = 512  # of a vocabulary that is larger than
-_SMALL = 16384
+_CHUNKS = 512  # of a vocabulary, at most, and their least length
+_LEAST_CHUNK = 16
+_SMALL = 16384  # so many logits have their best found at once
+_LEAST_SLOPE, _GREATEST_SLOPE = 2e-38, 3e38  # which turn no infinity and no zero into NaN
 _NUCLEUS = 256  # how many of the best tokens are searched for top-p at first,
 _CANDIDATES = 1024  # for any filter at first,
 _MORE_CANDIDATES = 16384  # and for the rows that need more, before all are sorted
 
 
 Word = TypeVar("Word", int, Tensor)
+
+
+def chunk_size(vocab_size: int) -> int:
+    """How many tokens, a power of two, each chunk of a vocabulary holds; the last one may hold fewer."""
+    return max(_LEAST_CHUNK, 1 << (-(-vocab_size // _CHUNKS) - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +64,10 @@ def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
     """Draw one token per row of logits [B, V]; returns ids [B] int64, -1 where a row holds NaN or nothing above -inf.
 
     Temperature, then top-k (tokens at least as good as the k-th), top-p (the best tokens down to the one whose mass
-    reaches p, and its equals), min-p (mass at least min_p of the best's). The draw inverts the cumulative mass in order
-    of token id with one uniform number per row, `philox_uniform(seed, position)`: the first token whose cumulative mass
-    exceeds u times the total. Temperature 0 takes the best token, the first of equals. +inf outweighs all finite ones.
+    reaches p, and its equals), min-p (logits at least best + temperature * log(min_p), whose mass is min_p of the
+    best's). The draw inverts the cumulative mass in order of token id with one uniform number per row,
+    `philox_uniform(seed, position)`: the first token whose cumulative mass exceeds u times the total. Temperature 0
+    takes the best token, the first of equals. +inf outweighs all finite ones.
     """
     if use_triton(logits):
         from sirocco.kernels.triton import sampling
@@ -71,9 +84,13 @@ def sample_torch(logits: Tensor, params: SamplingTensors) -> Tensor:
     if not params.greedy:
         is_greedy = params.temperature <= 0
         temperature = params.temperature.masked_fill(is_greedy, 1.0)
+        slope = (math.log2(math.e) / temperature).clamp_(_LEAST_SLOPE, _GREATEST_SLOPE)
         bits = _philox_bits(params.seed, params.position)
-        columns = (best, temperature, params.top_k, params.top_p, params.min_p, bits)
-        drawn = _draw(_Rows(values, *(column[:, None] for column in columns)), is_greedy | failed, params)
+        columns = (best, slope, params.top_k, params.top_p, bits)
+        least = None
+        if params.uses_min_p:
+            least = (best + temperature * params.min_p.log()).masked_fill_(params.min_p <= 0, -torch.inf)[:, None]
+        drawn = _draw(_Rows(values, *(column[:, None] for column in columns), least=least), is_greedy | failed, params)
         tokens = tokens.where(is_greedy, drawn) if params.any_greedy else drawn
     return tokens.masked_fill(failed, -1)
 
@@ -181,38 +198,42 @@ class _Rows:
 
     values: Tensor
     best: Tensor
-    temperature: Tensor
+    slope: Tensor  # how often mass halves per unit of logit
     top_k: Tensor
     top_p: Tensor
-    min_p: Tensor
     bits: Tensor
+    least: Tensor | None = field(kw_only=True)  # the logit from which on min-p keeps tokens, where it is on in any row
 
     def take(self, rows: Tensor) -> "_Rows":
-        columns = (self.values, self.best, self.temperature, self.top_k, self.top_p, self.min_p, self.bits)
-        return _Rows(*(column[rows] for column in columns))
+        columns = (self.values, self.best, self.slope, self.top_k, self.top_p, self.bits)
+        least = None if self.least is None else self.least[rows]
+        return _Rows(*(column[rows] for column in columns), least=least)
 
     def mass(self, values: Tensor) -> Tensor:
         """Mass of values [B, n] in 2**-40; the fraction that is left counts for nothing."""
-        return _below(values, self.best).div_(self.temperature).exp_().mul_(_ONE)
+        return _mass(values, self.best, self.slope)
 
-    def above_min_p(self, mass: Tensor) -> Tensor:
-        return mass >= self.min_p * _ONE
+    def chunks(self, least: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The best logit [B, N] of each chunk and its mass [B, N] relative to that, of tokens at or above `least`."""
+        bests, masses = [], []
+        for part in _chunks(self.values):
+            best = part.amax(-1)
+            mass = _mass(part, best[..., None], self.slope[..., None])
+            if least is not None:
+                mass.masked_fill_(part < least[..., None], 0)
+            bests.append(best)
+            masses.append(mass.sum(-1, dtype=torch.int64))
+        return torch.cat(bests, -1), torch.cat(masses, -1)
 
-    def pick(self, mass: Tensor) -> Tensor:
-        """Index [B, 1] at which the cumulative mass [B, n] first exceeds u times the total."""
-        if mass.shape[-1] <= _SMALL:
-            cumulative = mass.long().cumsum(-1)
-            picked = torch.searchsorted(cumulative, _fraction(cumulative[:, -1:], self.bits), right=True)
-            return picked.clamp_(max=mass.shape[-1] - 1)
-        # Chunk by chunk, as a kernel would: a running sum over all of a large vocabulary costs more than the masses.
-        chunks = torch.cat([part.sum(-1, dtype=torch.int64) for part in _chunks(mass)], -1).cumsum(-1)
-        target = _fraction(chunks[:, -1:], self.bits)
-        chunk = torch.searchsorted(chunks, target, right=True).clamp_(max=chunks.shape[-1] - 1)
-        before = chunks.gather(-1, (chunk - 1).clamp(min=0)).masked_fill(chunk == 0, 0)
-        index = _chunk_indices(chunk, mass.shape[-1])
-        within = mass.gather(-1, index).long().cumsum(-1)
-        picked = torch.searchsorted(within, target - before, right=True).clamp_(max=_CHUNK - 1)
-        return index.gather(-1, picked)
+    def in_row(self, mass: Tensor, chunk_best: Tensor) -> Tensor:
+        """Mass [B, n] relative to a chunk's best as mass relative to the row's, which never falls where that rises."""
+        halvings = (_below(self.best, chunk_best) * self.slope).clamp_(0, 63)
+        whole = halvings.floor()
+        return _fraction(mass, (whole - halvings).exp2_().mul_(_UNIT).long()) >> whole.long()
+
+
+def _mass(values: Tensor, best: Tensor, slope: Tensor) -> Tensor:
+    return _below(values, best).mul_(slope).exp2_().mul_(_ONE)
 
 
 def _draw(rows: _Rows, ignored: Tensor, params: SamplingTensors) -> Tensor:
@@ -222,11 +243,10 @@ def _draw(rows: _Rows, ignored: Tensor, params: SamplingTensors) -> Tensor:
     vocab_size = rows.values.shape[-1]
     wanted = max(params.max_top_k + 1, _NUCLEUS if params.uses_top_p else 0)
     tokens, settled = _draw_among(rows, min(wanted, _CANDIDATES, vocab_size))
-    left = ~(settled | ignored)
-    free = left & ((rows.top_k <= 0) & (rows.top_p >= 1)).squeeze(-1)
-    if len(index := free.nonzero().squeeze(-1)):
+    free = ((rows.top_k <= 0) & (rows.top_p >= 1)).squeeze(-1)  # whose masses are by chunk whatever the others ask for
+    if len(index := (free & ~ignored).nonzero().squeeze(-1)):
         tokens[index] = _draw_unfiltered(rows.take(index))
-        left &= ~free
+    left = ~(settled | ignored | free)
     for num in (_MORE_CANDIDATES, vocab_size):
         if len(index := left.nonzero().squeeze(-1)):
             tokens[index], settled = _draw_among(rows.take(index), min(num, vocab_size))
@@ -235,8 +255,22 @@ def _draw(rows: _Rows, ignored: Tensor, params: SamplingTensors) -> Tensor:
 
 
 def _draw_unfiltered(rows: _Rows) -> Tensor:
-    mass = rows.mass(rows.values)
-    return rows.pick(mass.masked_fill_(~rows.above_min_p(mass), 0)).squeeze(-1)
+    """Draw a token [B] by chunk: the first whose cumulative mass exceeds u times the total, then the first in it."""
+    vocab_size = rows.values.shape[-1]
+    chunk_best, mass = rows.chunks(rows.least)
+    cumulative = rows.in_row(mass, chunk_best).cumsum(-1)
+    target = _fraction(cumulative[:, -1:], rows.bits)
+    chunk = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    before = cumulative.gather(-1, (chunk - 1).clamp(min=0)).masked_fill(chunk == 0, 0)
+    index = _chunk_indices(chunk, vocab_size)
+    values, chunk_best = rows.values.gather(-1, index), chunk_best.gather(-1, chunk)
+    mass = _mass(values, chunk_best, rows.slope)
+    if rows.least is not None:
+        mass.masked_fill_(values < rows.least, 0)
+    within = rows.in_row(mass.long().cumsum(-1), chunk_best)
+    rest = (target - before).minimum(within[:, -1:] - 1)  # exp of some widths of vector differs in its last bit
+    picked = torch.searchsorted(within, rest, right=True).clamp_(max=index.shape[-1] - 1)
+    return index.gather(-1, picked).squeeze(-1)
 
 
 def _draw_among(rows: _Rows, num: int) -> tuple[Tensor, Tensor]:
@@ -255,18 +289,21 @@ def _draw_among(rows: _Rows, num: int) -> tuple[Tensor, Tensor]:
     kept = mass.long() * keep
     total = kept.sum(-1, keepdim=True)
     nucleus = rows.top_p < 1
-    if not complete and bool((nucleus & ~limited).any()):
-        total = total.where(limited, rows.mass(rows.values).sum(-1, keepdim=True, dtype=torch.int64))
+    if bool((nucleus & ~limited).any()):
+        chunk_best, masses = rows.chunks(None)
+        total = total.where(limited, rows.in_row(masses, chunk_best).sum(-1, keepdim=True))
     share = (rows.top_p * _UNIT).ceil().long().clamp(0, _UNIT)
     reached = kept.cumsum(-1) >= _fraction(total, share).clamp(min=1)
     crossing = top.gather(-1, reached.byte().argmax(-1, keepdim=True))  # the first of equals
     keep &= (top >= crossing) | ~(nucleus & reached[:, -1:])
 
-    keep &= rows.above_min_p(mass)
+    if rows.least is not None:
+        keep &= top >= rows.least
     settled &= ~keep[:, -1:]
     by_id = ids.argsort(-1)
-    picked = rows.pick((mass * keep).gather(-1, by_id))
-    tokens = ids.gather(-1, by_id.gather(-1, picked))
+    cumulative = (mass.long() * keep).gather(-1, by_id).cumsum(-1)
+    picked = torch.searchsorted(cumulative, _fraction(cumulative[:, -1:], rows.bits), right=True)
+    tokens = ids.gather(-1, by_id.gather(-1, picked.clamp_(max=num - 1)))
     return tokens.squeeze(-1), settled.squeeze(-1) | complete
 
 
@@ -289,11 +326,13 @@ def _max(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _chunks(x: Tensor) -> list[Tensor]:
     """Views of x [B, n] as [B, n // C, C] and [B, 1, n % C], without an empty one."""
-    whole = x.shape[-1] // _CHUNK * _CHUNK
-    parts = (x[:, :whole].unflatten(-1, (-1, _CHUNK)), x[:, None, whole:])
+    size = chunk_size(x.shape[-1])
+    whole = x.shape[-1] // size * size
+    parts = (x[:, :whole].unflatten(-1, (-1, size)), x[:, None, whole:])
     return [part for part in parts if part.numel()]
 
 
 def _chunk_indices(chunk: Tensor, n: int) -> Tensor:
     """The indices [B, C] of chunk [B, 1] among n; past the end the last one repeats."""
-    return (chunk * _CHUNK + torch.arange(_CHUNK, device=chunk.device)).clamp_(max=n - 1)
+    size = chunk_size(n)
+    return (chunk * size + torch.arange(size, device=chunk.device)).clamp_(max=n - 1)

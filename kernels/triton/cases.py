@@ -237,7 +237,7 @@ def sampling_calls(dims: Dims, num_rows: int = 8, first: int = 0) -> Iterator[Ca
         uses_min_p=False,
         max_top_k=0,
     )
-    for params in (replace(free, greedy=True), free, replace(free, uses_top_k=True)):
+    for params in (replace(free, greedy=True), replace(free, uses_min_p=True), replace(free, uses_top_k=True)):
         yield lambda params=params: sampling.sample(logits, params)  # type: ignore[misc]
     counts = _empty(num_rows, dims.vocab_size, dtype=torch.int32)
     prompt = _empty(num_rows, dims.vocab_size, dtype=torch.bool)
@@ -263,7 +263,8 @@ def shipped_calls() -> Iterator[Call]:
     yield from model_calls(replace(small, layer_norm=True, gated=False, activation="gelu_tanh"))
     yield from attention_calls(small)
     yield from cache_calls(replace(large, head_dim=256, rotary_dim=256))
-    yield from attention_calls(replace(large, head_dim=256))
+    for head_dim in (96, 256):
+        yield from attention_calls(replace(large, head_dim=head_dim))
     for num_rows in (64, 8192):  # of 128 experts
         yield from expert_calls(replace(large, width=2048, intermediate=768), num_rows)
         yield from mxfp4_calls(replace(large, width=2880, intermediate=2880), num_rows)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sirocco.kernels.triton import common
 from sirocco.kernels.triton.cases import Call, further_calls, shipped_calls
 from sirocco.kernels.triton.common import INTERPRETED, Launch, compile_launch, configured_for, recording
 
@@ -118,17 +119,36 @@ def compiling_for(target: Target) -> Iterator[None]:
 
 
 def compile_all(target: Target, some: Iterable[Call]) -> list[Usage]:
-    """Compile what the calls launch for a target, each variant once."""
+    """Compile what the calls launch for a target and the devices that were measured of it, each variant once."""
     usages: dict[str, Usage] = {}
+    some = list(some)
     with compiling_for(target):
-        with recording() as launches:
-            for call in some:
-                call()
-        for launch in launches:
-            kernel = compile_launch(launch)
-            if kernel.hash not in usages:
-                usages[kernel.hash] = _usage(launch, kernel, target)
+        for model in (target.name, *measured_devices(target)):
+            with configured_for(model, target.name), recording() as launches:
+                for call in some:
+                    call()
+            for launch in launches:
+                kernel = compile_launch(launch)
+                if kernel.hash not in usages:
+                    usages[kernel.hash] = _usage(launch, kernel, target)
     return sorted(usages.values(), key=lambda usage: (usage.kernel, usage.variant))
+
+
+def measured_devices(target: Target) -> list[str]:
+    """Devices of this architecture that have configurations of their own, see `tune.keep`."""
+    return sorted(
+        {
+            name
+            for path in common.CONFIGS.glob("*.json")
+            for name, part in common.configurations(path.stem).items()
+            if (part["measured"] or {}).get("architecture") == target.name
+        }
+    )
+
+
+def spilled_bytes(kernel: Any) -> int:
+    """Bytes that a thread of a compiled kernel spills."""
+    return (_nvidia(kernel) if "cubin" in kernel.asm else _amd(kernel))[1]
 
 
 def _usage(launch: Launch, kernel: Any, target: Target) -> Usage:

@@ -155,6 +155,27 @@ def test_large_vocabulary_distribution() -> None:
     assert int(tokens.max()) > vocab_size * 0.99
 
 
+def test_chunks_of_unlike_weight() -> None:
+    """Draws from chunks whose bests lie up to forty temperatures below the row's."""
+    rows, vocab_size = 60, 9001
+    logits = torch.linspace(-20, 20, vocab_size).repeat(rows, 1)
+    logits[1::2] = logits[1::2].flip(-1)
+    logits[20:] += torch.randn(rows - 20, vocab_size)
+    temperatures: list[float] = [1.0, 1.0, 3.0, 0.5, 9.0, 2.0] * 10
+    tokens = sample(logits, params(rows, temperature=temperatures))
+    u = philox_uniform(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
+    for row in range(rows):
+        probabilities = kept_probabilities(logits[row], temperatures[row], 0, 1.0, 0.0)
+        assert tokens[row] == inverted(probabilities, u[row].item())
+
+
+@pytest.mark.parametrize("vocab_size", [1, 16, 8192, 8193, 32000, 151936, 262144, 262145, (1 << 21) - 1])
+def test_chunks_are_few(vocab_size: int) -> None:
+    size = sampling.chunk_size(vocab_size)
+    assert size & (size - 1) == 0
+    assert -(-vocab_size // size) <= 512 < 1024 < -(-vocab_size // (size // 4)) or size == 16
+
+
 def test_greedy_takes_the_first_of_the_best() -> None:
     logits = torch.zeros(3, 50_000)
     logits[0, [40_123, 40_200, 7_000]] = 2.0

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 SAMPLING_KERNELS = {
     "penalties_kernel",
     "chunks_kernel",
+    "min_p_kernel",
     "bound_kernel",
     "collect_kernel",
     "draw_kernel",

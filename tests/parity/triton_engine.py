@@ -80,7 +80,7 @@ SHORT = {"tiny-hybrid": 70, "tiny-mxfp4": 70}  # tokens of a prompt at most: int
 SAMPLING = [
     Sampling(max_tokens=4, temperature=0.0),
     Sampling(max_tokens=3, temperature=1.0, seed=3, top_k=20, top_p=0.9, frequency_penalty=0.5),
-    Sampling(max_tokens=2, temperature=0.7, seed=4, logprobs=2),
+    Sampling(max_tokens=2, temperature=0.7, seed=4, min_p=0.05, logprobs=2),
 ]
 
 

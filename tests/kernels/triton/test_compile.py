@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sirocco.kernels.triton import common, compile
+from sirocco.kernels.triton import common, compile, tune
 from sirocco.kernels.triton.cases import (
     Dims,
     LatentDims,
@@ -22,7 +22,7 @@ from sirocco.kernels.triton.cases import (
     shipped_calls,
 )
 from sirocco.kernels.triton.common import compile_launch, compiled_variants, launch, recording, tuned
-from sirocco.kernels.triton.compile import TARGETS, Usage, compile_all, compiling_for
+from sirocco.kernels.triton.compile import TARGETS, Usage, compile_all, compiling_for, measured_devices
 from sirocco.kernels.triton.warmup import warm_up
 
 pytestmark = [
@@ -51,13 +51,18 @@ def test_every_kernel_compiles_without_spills(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_configuration_is_reached(target: str) -> None:
-    with common.configured_for(target, target), recording() as launches:
+    for device in (target, *measured_devices(TARGETS[target])):
+        check_reached(device, target)
+
+
+def check_reached(device: str, target: str) -> None:
+    with common.configured_for(device, target), recording() as launches:
         for call in shipped_calls():
             call()
         for path in common.CONFIGS.glob("*.json"):
             table = common.configurations(path.stem)
             for kernel in table["default"]["kernels"]:
-                for _, options in common._buckets(path.stem, kernel, (target, target)):
+                for _, options in common._buckets(path.stem, kernel, (device, target)):
                     if kernel.endswith("_32"):
                         continue  # of float32, compiled by --all
                     compile_time = {name: value for name, value in options.items() if name != "DESCRIPTORS"}
@@ -132,6 +137,35 @@ def test_a_spill_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(common.override, ("norm", "norm"), {"ROWS": 1, "num_warps": 1})
     (usage,) = compile_all(TARGETS["sm_80"], [next(norm_calls(Dims(width=8192)))])
     assert usage.spilled > 0 and usage.fault == f"{usage.spilled} bytes spilled"
+
+
+def test_a_candidate_that_spills_is_noticed() -> None:
+    call = next(norm_calls(Dims(width=8192)))
+    with compiling_for(TARGETS["sm_80"]):
+        assert tune.spills("norm", "norm", call, {"ROWS": 1, "num_warps": 1})
+        assert not tune.spills("norm", "norm", call, {"ROWS": 1, "num_warps": 16})
+
+
+def test_what_was_measured_on_a_device_is_compiled_for_its_architecture(tmp_path: Path) -> None:
+    with tune.kept_in(tmp_path):
+        with common.configured_for("some-gpu", "sm_80"):
+            tune.keep("norm", "norm", [(64, {"ROWS": 4, "num_warps": 2}), (None, {"ROWS": 2, "num_warps": 8})])
+        assert measured_devices(TARGETS["sm_80"]) == ["some-gpu"] and not measured_devices(TARGETS["sm_90"])
+        call = next(norm_calls(Dims(width=64)))
+        assert {usage.num_warps for usage in compile_all(TARGETS["sm_80"], [call])} == {4, 2}
+        assert {usage.num_warps for usage in compile_all(TARGETS["sm_90"], [call])} == {4}
+
+
+def test_sizes_of_every_attention_bucket_are_reached(tmp_path: Path) -> None:
+    with tune.kept_in(tmp_path):
+        for kernel in ("decode_16", "prefill_16"):
+            with common.configured_for("sm_90", "sm_90"):
+                rows = tune.buckets("attention", kernel)
+            with common.configured_for("some-gpu", "sm_90"):
+                tune.keep(
+                    "attention", kernel, [(limit, row | {"num_stages": 5 + i}) for i, (limit, row) in enumerate(rows)]
+                )
+        check_reached("some-gpu", "sm_90")
 
 
 def test_too_much_shared_memory_is_a_fault() -> None:

@@ -96,6 +96,32 @@ def test_a_device_that_was_not_measured_does_not_use_it(calls):
     assert not calls
 
 
+def test_what_is_kept_is_used_on_that_device_alone(calls):
+    flash.keep(128, 300)
+    flash.keep(32, 16)
+    assert flash.from_queries(32, torch.float16) == 16 and flash.from_queries(64, torch.float16) == 8
+    flash.keep(64, None)
+    assert flash.from_queries(64, torch.float16) is None
+    assert json.loads(flash.TABLE.read_text()) == {"some-gpu": {"32": 16, "128": 300}}
+    with common.configured_for("other-gpu", "sm_80"):
+        flash.keep(64, 5)
+    assert flash.from_queries(64, torch.float16) is None
+    check([1, 20], [9, 20], head_dim=32)
+    assert len(calls) == 2
+
+
+def test_another_table_begins_as_the_one_in_use(calls, tmp_path):
+    before = flash.TABLE.read_text()
+    flash.keep(128, 300, tmp_path / "other.json")
+    assert json.loads((tmp_path / "other.json").read_text()) == {"some-gpu": {"64": 8, "128": 300}}
+    assert flash.TABLE.read_text() == before
+
+
+def test_nothing_is_kept_without_a_device(calls):
+    with common.configured_for("default", "default"), pytest.raises(ValueError, match="there is none"):
+        flash.keep(64, 5)
+
+
 def test_what_ships_names_head_dims_and_numbers():
     measured = json.loads(flash.TABLE.read_text())
     for device, heads in measured.items():

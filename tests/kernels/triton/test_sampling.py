@@ -4,19 +4,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sirocco.kernels.sampling import philox_uniform, sample, sample_torch
 from sirocco.kernels.triton import sampling
-from sirocco.kernels.triton.common import launch
+from sirocco.kernels.triton.common import launch, recording
 
 from ..test_sampling import Column, inverted, kept_probabilities, params
 from .conftest import Launching
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns of infinities
 
 FILTERS: list[dict[str, Column]] = [
     {},
     {"min_p": 0.05},
     {"top_k": 1},
     {"top_k": 5},
+    {"top_k": 300},
     {"top_k": 5000},
     {"top_p": 0.9},
     {"top_p": 1e-6},
@@ -31,9 +35,11 @@ def test_as_defined(launching: Launching, options: dict[str, Column], vocab_size
     rows = 3
     logits = 2 * torch.randn(rows, 2 * vocab_size)[:, ::2].contiguous()
     arguments = params(rows, **options)
-    kernels = ["chunk_best_kernel", "chunk_mass_kernel", "draw_kernel"]
+    kernels = ["chunks_kernel", "draw_kernel"]
+    if arguments.uses_min_p:
+        kernels += ["min_p_kernel"]
     if arguments.uses_top_k or arguments.uses_top_p:
-        kernels += ["bound_kernel", "collect_kernel", "search_kernel"]
+        kernels += ["bound_kernel", "collect_kernel"]
     with launching(*kernels):
         tokens = sample(logits, arguments)
     assert torch.equal(tokens, sample_torch(logits, arguments))
@@ -52,19 +58,70 @@ def test_rows_that_candidates_do_not_settle(monkeypatch: pytest.MonkeyPatch, opt
     assert torch.equal(sample(logits, params(2, **options)), sample_torch(logits, params(2, **options)))
 
 
-def test_few_allowed_tokens_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """How many chunks, and how many candidates, each row of each draw with filters had."""
+    counts: list[tuple[Tensor, Tensor]] = []
+
+    def launch_and_count(kernel: object, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        launch(kernel, grid, *arguments, **options)
+        if kernel is sampling._collect_kernel:
+            _, _, _, num_hot, count, *_ = arguments
+            counts.append((num_hot, count))
+
+    monkeypatch.setattr(sampling, "launch", launch_and_count)
+    return counts
+
+
+def test_few_allowed_tokens_are_all_candidates(
+    monkeypatch: pytest.MonkeyPatch, gathered: list[tuple[Tensor, Tensor]]
+) -> None:
     """After a grammar's mask the rest of a row is -inf, which must not fill the candidates."""
-
-    def launch_but_search(kernel: object, *arguments: Any, **options: Any) -> None:
-        if kernel is not sampling._search_kernel:
-            launch(kernel, *arguments, **options)
-
     monkeypatch.setattr(sampling, "CANDIDATES", 16)
-    monkeypatch.setattr(sampling, "launch", launch_but_search)
     logits = torch.full((3, 700), -torch.inf)
     logits[:, 40::60] = torch.randn(3, 11)
     arguments = params(3, top_k=[50, 0, 4], top_p=[1.0, 0.9, 0.7])
     assert torch.equal(sample(logits, arguments), sample_torch(logits, arguments))
+    [(_, count)] = gathered
+    assert count.max() <= 11
+
+
+def test_few_chunks_are_read_again(gathered: list[tuple[Tensor, Tensor]]) -> None:
+    """Rows without top-k and top-p none, others as many as k or as reach p by their bests."""
+    logits = torch.randn(4, 8000)
+    logits[:, [70, 900, 7998]] = torch.tensor([14.0, 12.0, 13.0])
+    arguments = params(4, top_k=[0, 0, 5, 3], top_p=[1.0, 0.95, 1.0, 1.0], temperature=[1.0, 1.0, 1.0, 0.0])
+    assert torch.equal(sample(logits, arguments), sample_torch(logits, arguments))
+    [(num_hot, count)] = gathered
+    assert num_hot.tolist() == [0, 3, 5, 0]
+    assert count.tolist()[:2] == [0, 3] and count[2] >= 5
+
+
+def test_one_pass_over_all_logits() -> None:
+    logits = torch.empty(2, 3000, device="meta")
+    for options, further in (
+        ({"temperature": 0.0, "min_p": 0.1, "top_k": 3}, []),
+        ({}, []),
+        ({"min_p": 0.1}, ["min_p_kernel"]),
+        ({"top_p": 0.9}, ["bound_kernel", "collect_kernel"]),
+    ):
+        with recording() as launches:
+            sampling.sample(logits, params(2, **options))
+        assert [launch.name for launch in launches] == ["chunks_kernel", *further, "draw_kernel"]
+
+
+def test_chunks_of_unlike_weight() -> None:
+    """Draws from chunks whose bests lie up to forty temperatures below the row's."""
+    rows, vocab_size = 6, 9001
+    logits = torch.linspace(-20, 20, vocab_size).repeat(rows, 1)
+    logits[1::2] = logits[1::2].flip(-1)
+    logits[2:] += torch.randn(rows - 2, vocab_size)
+    temperatures: list[float] = [1.0, 1.0, 3.0, 0.5, 9.0, 2.0]
+    tokens = sample(logits, params(rows, temperature=temperatures, position=77))
+    u = philox_uniform(torch.arange(rows), torch.full((rows,), 77))
+    for row in range(rows):
+        probabilities = kept_probabilities(logits[row], temperatures[row], 0, 1.0, 0.0)
+        assert tokens[row] == inverted(probabilities, u[row].item())
 
 
 @pytest.mark.parametrize("candidates", [2048, 8])
@@ -106,7 +163,6 @@ def test_greedy_takes_the_first_of_the_best() -> None:
     assert sample(logits.bfloat16(), params(3, temperature=0.0)).tolist() == [700, 4999, 0]
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy warns of what the rows are about
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.5}], ids=str)
 @pytest.mark.parametrize("vocab_size", [10, 2100])
 def test_broken_rows_fail_alone(options: dict[str, Column], vocab_size: int) -> None:
@@ -123,7 +179,6 @@ def test_broken_rows_fail_alone(options: dict[str, Column], vocab_size: int) -> 
     assert torch.equal(tokens, sample_torch(logits, params(7, **options)))
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("temperature", [1e-30, 1e-4, 1e4, 1e30])
 def test_extreme_temperatures(temperature: float) -> None:
     logits = torch.tensor([[0.0, 5.0, -torch.inf, 4.999]]).expand(6, -1).contiguous()
