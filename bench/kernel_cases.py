@@ -254,34 +254,39 @@ def norm_rope_write(setting: Setting) -> Trial:
     return Trial(run=run, exact=exact, num_bytes=2 * qkv.nbytes + cos.nbytes + sin.nbytes)
 
 
-def sample(setting: Setting) -> Trial:
-    """A draw with top-k and top-p for 256 rows of a 152k vocabulary."""
-    num_rows, vocab_size = (3, 999) if setting.small else (256, VOCAB_SIZE)
-    logits = 4 * torch.randn(num_rows, vocab_size, device=setting.device)
+def sample(filtered: bool) -> Callable[[Setting], Trial]:
+    """A draw for 256 rows of a 152k vocabulary, with top-k and top-p or without."""
 
-    def params(device: torch.device) -> SamplingTensors:
-        return SamplingTensors(
-            temperature=torch.full((num_rows,), 0.8, device=device),
-            top_k=torch.full((num_rows,), 50, dtype=torch.int32, device=device),
-            top_p=torch.full((num_rows,), 0.95, device=device),
-            min_p=torch.zeros(num_rows, device=device),
-            seed=torch.arange(num_rows, device=device),
-            position=torch.arange(num_rows, device=device) + 7,
-            greedy=False,
-            any_greedy=False,
-            uses_top_k=True,
-            uses_top_p=True,
-            uses_min_p=False,
-            max_top_k=50,
+    def make(setting: Setting) -> Trial:
+        num_rows, vocab_size = (3, 999) if setting.small else (256, VOCAB_SIZE)
+        logits = 4 * torch.randn(num_rows, vocab_size, device=setting.device)
+        top_k, top_p = (50, 0.95) if filtered else (0, 1.0)
+
+        def params(device: torch.device) -> SamplingTensors:
+            return SamplingTensors(
+                temperature=torch.full((num_rows,), 0.8, device=device),
+                top_k=torch.full((num_rows,), top_k, dtype=torch.int32, device=device),
+                top_p=torch.full((num_rows,), top_p, device=device),
+                min_p=torch.zeros(num_rows, device=device),
+                seed=torch.arange(num_rows, device=device),
+                position=torch.arange(num_rows, device=device) + 7,
+                greedy=False,
+                any_greedy=False,
+                uses_top_k=filtered,
+                uses_top_p=filtered,
+                uses_min_p=False,
+                max_top_k=top_k,
+            )
+
+        here, host = params(setting.device), params(torch.device("cpu"))
+        return Trial(
+            run=lambda: sampling.sample(logits, here),
+            exact=lambda: sampling.sample_torch(logits.cpu(), host).to(setting.device).double(),
+            num_bytes=logits.nbytes,
+            peers={"softmax": lambda: logits.softmax(-1)},
         )
 
-    here, host = params(setting.device), params(torch.device("cpu"))
-    return Trial(
-        run=lambda: sampling.sample(logits, here),
-        exact=lambda: sampling.sample_torch(logits.cpu(), host).to(setting.device).double(),
-        num_bytes=logits.nbytes,
-        peers={"softmax": lambda: logits.softmax(-1)},
-    )
+    return make
 
 
 def randn(setting: Setting, *shape: int) -> Tensor:
@@ -306,6 +311,7 @@ CASES = (
     Case("add_rms_norm", "16k x 4096", add_rms_norm),
     Case("swiglu", "8k x 12288", swiglu),
     Case("norm_rope_write", "8k x 48 x 128", norm_rope_write),
-    Case("sample", "256 x 152k", sample),
+    Case("sample", "256 x 152k, no filter", sample(filtered=False)),
+    Case("sample", "256 x 152k, top-k, top-p", sample(filtered=True)),
 )
 OPERATORS = tuple(dict.fromkeys(case.operator for case in CASES))
