@@ -1,16 +1,10 @@
 """From the results to a page in Markdown, and both to files."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from sirocco.bench.moe.work import NEW_TOKENS, PROMPT, SHORT_PROMPT, STREAMS, MoeResults, bounds
-from sirocco.bench.peers.page import cell
-from sirocco.bench.peers.results import Entry
-from sirocco.bench.peers.rounds import OURS
-from sirocco.runtime.errors import RequestError
+from sirocco.bench.peers import files, tables
+from sirocco.bench.peers.results import OURS, Entry
 
 PAGE, FIGURES = "moe.md", "moe.json"
 SPEEDS = (
@@ -36,16 +30,14 @@ are read that the tokens of a step need when each chooses at random."""
 
 def page(results: MoeResults) -> str:
     """The whole page."""
-    present = [entry for entry in results.engines if entry.absent is None]
     parts = [
         f"# A mixture of experts: {results.shape}",
-        f"{results.machine}, {results.threads} threads, {results.platform}, {results.started}; "
-        f"rounds: {results.num_rounds}.{_rates(results)}",
-        "\n".join(_about(entry) for entry in results.engines),
-        _figures(results, present),
-        _ratios(results, present),
+        tables.conditions(results, "{:.1f}".format, "{:.0f}".format),
+        "\n".join(f"- {entry.about}" for entry in results.engines),
+        tables.figures(results, (*SPEEDS, _MEMORY), bounds(results), "{:.4g}".format),
+        _ratios(results),
         _floors(results),
-        _failures(results),
+        tables.failures(results),
         _METHOD,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -53,14 +45,7 @@ def page(results: MoeResults) -> str:
 
 def write(results: MoeResults, folder: Path) -> Path:
     """Write figures and page, each in one move. Raises `RequestError` when the folder cannot be written."""
-    figures = msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
-    try:
-        for name, content in ((FIGURES, figures), (PAGE, page(results).encode())):
-            partial = folder / f"{name}.part"
-            partial.write_bytes(content)
-            os.replace(partial, folder / name)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
+    files.replace_all(folder, {FIGURES: files.to_json(results), PAGE: page(results).encode()})
     return folder / PAGE
 
 
@@ -71,33 +56,20 @@ def best_other(results: MoeResults, metric: str) -> tuple[Entry, float] | None:
     return max(found, key=lambda one: one[1], default=None)
 
 
-def _figures(results: MoeResults, present: Sequence[Entry]) -> str:
-    columns = (*SPEEDS, _MEMORY)
-    rows = [[entry.label, *(cell(results, entry, metric) for metric, _ in columns)] for entry in present]
-    if limits := bounds(results):
-        rows.append(["bound", *(f"{limits[metric]:.4g}" for metric, _ in SPEEDS), "-"])
-    return _table(["engine", *(heading for _, heading in columns)], rows)
-
-
-def _ratios(results: MoeResults, present: Sequence[Entry]) -> str:
+def _ratios(results: MoeResults) -> str:
     """Ours over each form of the other engine, over the best one for each metric, and over the bound."""
-    ours = next((entry for entry in present if entry.name == OURS), None)
+    ours = results.ours
     if ours is None:
         return ""
-    own = {metric: results.median(ours, metric) for metric, _ in SPEEDS}
-    rows = [
-        [f"{OURS} / {other.label}", *(_ratio(own[metric], results.median(other, metric)) for metric, _ in SPEEDS)]
-        for other in present
-        if other is not ours
-    ]
     best = [f"**{OURS} / best of the others**"]
     for metric, _ in SPEEDS:
         other = best_other(results, metric)
-        best.append("-" if other is None else f"**{_ratio(own[metric], other[1])}** ({other[0].variant})")
-    rows.append(best)
-    if limits := bounds(results):
-        rows.append([f"{OURS} / bound", *(_ratio(own[metric], limits[metric]) for metric, _ in SPEEDS)])
-    return _table(["ratio of medians", *(heading for _, heading in SPEEDS)], rows)
+        if other is None:
+            best.append("-")
+        else:
+            entry, median = other
+            best.append(f"**{tables.ratio(results.median(ours, metric), median)}** ({entry.variant})")
+    return tables.ratios(results, ours, OURS, SPEEDS, bounds(results), best)
 
 
 def _floors(results: MoeResults) -> str:
@@ -108,34 +80,3 @@ def _floors(results: MoeResults) -> str:
         f"{experts.num_layers} layers: {step / 1e9:.3g} GB of weights with all else, of which experts "
         f"{experts.read_bytes(STREAMS) / 1e9:.3g}. A token of a prompt costs {work.token_flop / 1e9:.3g} GFLOP."
     )
-
-
-def _about(entry: Entry) -> str:
-    return f"- {entry.label}: {entry.version if entry.absent is None else f'absent, {entry.absent}'}"
-
-
-def _rates(results: MoeResults) -> str:
-    if not results.rates:
-        return ""
-    read = [rates.read_bytes_s / 1e9 for rates in results.rates]
-    matmul = [rates.matmul_flop_s / 1e9 for rates in results.rates]
-    return (
-        f" Memory read [{min(read):.1f}-{max(read):.1f}] GB/s, "
-        f"bfloat16 products [{min(matmul):.0f}-{max(matmul):.0f}] GFLOP/s."
-    )
-
-
-def _failures(results: MoeResults) -> str:
-    return "\n".join(
-        f"- failed: {run.engine} {run.variant}, round {run.round + 1}, {test}: {message}"
-        for run in results.runs
-        for test, message in run.errors.items()
-    )
-
-
-def _ratio(ours: float | None, other: float | None) -> str:
-    return f"{ours / other:.2f}" if ours is not None and other else "-"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *rows))

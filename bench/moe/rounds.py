@@ -3,23 +3,27 @@
 Metrics are named as those of `bench/peers`; `decode16_tps` counts the tokens of 16 streams after each one's first.
 """
 
-import platform
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from sirocco.bench import report
 from sirocco.bench.moe.drivers.spec import MoeSpec
 from sirocco.bench.moe.work import NEW_TOKENS, PROMPT, SHORT_PROMPT, STREAMS, MoeResults, work_of
-from sirocco.bench.peers import contention
-from sirocco.bench.peers.child import AbsentError, CallError, Child, ChildDiedError, Launch
+from sirocco.bench.peers.child import Child, Launch
 from sirocco.bench.peers.drivers.host import Reply
-from sirocco.bench.peers.results import Entry, Rates, Run, Sample
-from sirocco.bench.peers.rounds import KEPT_TOKENS, MACHINE, OURS
+from sirocco.bench.peers.measure import (
+    CHILD_ERRORS,
+    MACHINE,
+    Measurer,
+    note_peak_anon,
+    noted,
+    read_setting,
+    rotated,
+)
+from sirocco.bench.peers.results import OURS, Entry, Run
 from sirocco.bench.peers.vocabulary import Prompt
 from sirocco.runtime.errors import RequestError
 
@@ -63,6 +67,10 @@ class Engine:
     driver: Path
     tests: Sequence[Test] = (_PREFILL, *_DECODING)
 
+    def entry(self) -> Entry:
+        """How results name it."""
+        return Entry(self.name, self.variant)
+
 
 _TRANSFORMERS = _DRIVERS / "hf_transformers.py"
 ENGINES = (
@@ -103,8 +111,8 @@ def compare(
     present = [engine for engine, entry in zip(engines, results.engines, strict=True) if entry.absent is None]
     for number in range(bench.num_rounds):
         session.measure_machine(machine, number)
-        for i in range(len(present)):  # each round begins with another, so that none always follows the same one
-            results.runs.append(session.run(present[(i + number) % len(present)], number))
+        for engine in rotated(present, number):
+            results.runs.append(session.run(engine, number))
             keep(results)
     return results
 
@@ -120,15 +128,13 @@ class _Session:
             raise RequestError(f"unknown mixture of experts {bench.shape!r}: choose {', '.join(mixtures)}")
         geometry = mixtures[bench.shape]
         self._bench = bench
-        self._say = say
+        self._measurer = Measurer(bench.max_wait_s, say)
         self._launch = Launch(bench.threads, bench.timeout_s)
         self._vocab_size: int = geometry["vocab_size"]
         work, experts = work_of(geometry)
         self.results = MoeResults(
-            shape=bench.shape,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=report.cpu_name(),
-            platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            bench.shape,
+            *read_setting(),
             threads=bench.threads,
             num_rounds=bench.num_rounds,
             decode_tokens=NEW_TOKENS,
@@ -139,71 +145,38 @@ class _Session:
 
     def find(self, engine: Engine) -> Entry:
         """Its version, or why it is absent."""
-        entry = Entry(engine.name, engine.variant)
+        entry = engine.entry()
         try:
             with self._child(engine.driver) as child:
                 entry.version = child.call("version")[0]
-        except (AbsentError, CallError, ChildDiedError) as error:
+        except CHILD_ERRORS as error:
             entry.absent = str(error)
-        self._say(f"{entry.label}: {entry.version if entry.absent is None else f'absent, {entry.absent}'}")
+        self._measurer.say(entry.about)
         return entry
 
     def measure_machine(self, machine: Path, number: int) -> None:
         """Note what the machine can do now."""
-        contention.wait_until_quiet(self._bench.max_wait_s)
-        try:
-            with self._child(machine) as child:
-                child.call("load", self._spec(""))
-                window = contention.Window()
-                rates, cpu_s = child.call("rates")
-                usage = window.usage(cpu_s)
-        except (AbsentError, CallError, ChildDiedError) as error:
-            self._say(f"round {number + 1}: the machine's rates are unknown: {error}")
-            return
-        self.results.rates.append(Rates(number, rates["read_bytes_s"], rates["matmul_flop_s"], usage.others_cores))
+        rates = self._measurer.rates(self._child(machine), self._spec(""), number)
+        if rates is not None:
+            self.results.rates.append(rates)
 
     def run(self, engine: Engine, number: int) -> Run:
         """One engine, all its tests, in a fresh process."""
-        run = Run(engine.name, engine.variant, number)
-        started = time.monotonic()
-        try:
-            with self._child(engine.driver) as child:
-                child.call("load", self._spec(engine.variant))
-                for test in engine.tests:
-                    self._try_test(child, run, test)
-                if child.peak_anon_mib is not None:
-                    run.metrics["peak_anon_mib"] = Sample(child.peak_anon_mib, None, None, 0.0, 1)
-        except (AbsentError, CallError, ChildDiedError) as error:
-            run.errors["run"] = str(error)
-        run.wall_s = round(time.monotonic() - started, 1)
-        shown = ", ".join(f"{name} {sample.value:.4g}" for name, sample in run.metrics.items())
-        failed = "".join(f"; {test} failed: {message}" for test, message in run.errors.items())
-        self._say(f"round {number + 1} {engine.name} {engine.variant}: {shown}{failed} ({run.wall_s:.0f} s)")
-        return run
+        return self._measurer.run(engine.entry(), number, self._child(engine.driver), partial(self._measure, engine))
 
-    def _try_test(self, child: Child, run: Run, test: Test) -> None:
-        try:
-            self._measure(child, run, test)
-        except CallError as error:
-            run.errors[test.name] = str(error)
+    def _measure(self, engine: Engine, child: Child, run: Run) -> None:
+        child.call("load", self._spec(engine.variant))
+        for test in engine.tests:
+            with noted(run, test.name):
+                self._measure_test(child, run, test)
+        note_peak_anon(child, run)
 
-    def _measure(self, child: Child, run: Run, test: Test) -> None:
-        """Warm up, then measure until nobody disturbs or the tries are used up; the least disturbed one counts."""
+    def _measure_test(self, child: Child, run: Run, test: Test) -> None:
+        """Warm up, then measure."""
         seed = f"{self._bench.seed}/{run.round}/{test.name}"
         child.call("generate", self._prompts(test, f"{seed}/warmup"), min(test.count, _WARMUP_TOKENS))
-        prompts = self._prompts(test, seed)
-        tries: list[tuple[contention.Usage, Reply]] = []
-        waited_s = 0.0
-        while len(tries) < _MAX_TRIES and (not tries or tries[-1][0].disturbed):
-            waited_s += contention.wait_until_quiet(self._bench.max_wait_s)
-            window = contention.Window()
-            reply, cpu_s = child.call("generate", prompts, test.count)
-            tries.append((window.usage(cpu_s), reply))
-        usage, reply = min(tries, key=lambda one: one[0].others_cores or 0.0)
-        for name, value in test.figures(reply).items():
-            run.metrics[name] = Sample(value, *usage, round(waited_s, 1), len(tries))
-        if test.name == "decode1":
-            run.tokens = reply["ids"][:KEPT_TOKENS]
+        ask = partial(child.call, "generate", self._prompts(test, seed), test.count)
+        self._measurer.test(run, test.name, _MAX_TRIES, ask, test.figures)
 
     def _prompts(self, test: Test, seed: str) -> list[dict[str, object]]:
         rng = random.Random(seed)

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from sirocco.bench.peers.results import Results, Work
-from sirocco.bench.stats import percentile
 
 PROMPT, SHORT_PROMPT, STREAMS, NEW_TOKENS = 512, 16, 16, 32
 _BYTES = 2  # of a bfloat16
@@ -59,10 +58,10 @@ def work_of(geometry: Mapping[str, Any]) -> tuple[Work, ExpertWork]:
 
 def bounds(results: MoeResults) -> dict[str, float]:
     """Tokens a second that the median rates of the machine allow, by metric; empty where they are not known."""
-    read = percentile([rates.read_bytes_s for rates in results.rates], 50)
-    matmul = percentile([rates.matmul_flop_s for rates in results.rates], 50)
-    if read is None or matmul is None:
+    rates = results.median_rates()
+    if rates is None:
         return {}
+    read, matmul = rates
     work, experts = results.work, results.experts
 
     def step_s(rows: int, heads: int, pairs: float = 0.0) -> float:

@@ -4,7 +4,6 @@ import math
 
 from sirocco.bench.peers.folder import Config, tensor_shapes
 from sirocco.bench.peers.results import Results, Work
-from sirocco.bench.stats import percentile
 
 _BYTES = 2  # of a bfloat16
 _EMBEDDING = "model.embed_tokens.weight"
@@ -37,10 +36,10 @@ def rate_bounds(results: Results) -> dict[str, float]:
 
     The caches that attention reads are not counted, nor the prompts of concurrent requests: the contexts are short.
     """
-    read = percentile([rates.read_bytes_s for rates in results.rates], 50)
-    matmul = percentile([rates.matmul_flop_s for rates in results.rates], 50)
-    if read is None or matmul is None:
+    rates = results.median_rates()
+    if rates is None:
         return {}
+    read, matmul = rates
     work = results.work
 
     def prefill(tokens: int) -> float:

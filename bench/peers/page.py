@@ -1,14 +1,11 @@
 """From the JSON of all shapes to one page of tables and its charts."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sirocco.bench.peers import chart
+from sirocco.bench.peers import chart, files, tables
 from sirocco.bench.peers.floors import bounds
-from sirocco.bench.peers.results import Entry, Results
-from sirocco.bench.peers.rounds import OURS
-from sirocco.runtime.errors import RequestError
+from sirocco.bench.peers.results import OURS, Entry, Results
 
 PAGE = "peers.md"
 COLUMNS = (
@@ -41,17 +38,11 @@ transformers and onnxruntime-genai compute static batches of equal lengths, thei
 
 def write_page(all_results: Sequence[Results], folder: Path) -> Path:
     """Write the page and two charts for each shape. Raises `RequestError` when the folder cannot be written."""
-    files = {PAGE: page(all_results)}
+    texts = {PAGE: page(all_results)}
     for results in all_results:
         for name, make in (("throughput", throughput_chart), ("latency", latency_chart)):
-            files[_chart_file(results, name)] = make(results)
-    try:
-        for name, text in files.items():
-            partial = folder / f"{name}.part"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
+            texts[_chart_file(results, name)] = make(results)
+    files.replace_all(folder, {name: text.encode() for name, text in texts.items()})
     return folder / PAGE
 
 
@@ -62,19 +53,16 @@ def page(all_results: Sequence[Results]) -> str:
 
 def section(results: Results) -> str:
     """One shape: conditions, figures, ratios, charts."""
-    present = [entry for entry in results.engines if entry.absent is None]
-    method = _METHOD.format(decode=results.decode_tokens, concurrent=results.concurrent_tokens)
     parts = [
         f"## {results.shape}",
-        f"{results.machine}, {results.threads} threads, {results.platform}, {results.started}; "
-        f"rounds: {results.num_rounds}. {_rates(results)}",
-        "\n".join(_about(results, entry) for entry in results.engines),
-        _figures(results, present),
-        _ratios(results, present),
+        tables.conditions(results),
+        "\n".join(f"- {entry.about}{_agreement(results, entry)}" for entry in results.engines),
+        tables.figures(results, COLUMNS, bounds(results)),
+        _ratios(results),
         f"![throughput over concurrency]({_chart_file(results, 'throughput')})\n"
         f"![latency over context]({_chart_file(results, 'latency')})",
-        _failures(results),
-        method,
+        tables.failures(results),
+        _METHOD.format(decode=results.decode_tokens, concurrent=results.concurrent_tokens),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -89,51 +77,10 @@ def latency_chart(results: Results) -> str:
     return chart.line_chart(title, "prompt tokens", "time to first token, ms", _lines(results, _CONTEXT))
 
 
-def cell(results: Results, entry: Entry, metric: str) -> str:
-    """`median [least-greatest] xN`, with `!` when others disturbed every sample."""
-    samples = results.samples(entry, metric)
-    if not samples:
-        return "-"
-    values = [sample.value for sample in samples]
-    middle = results.median(entry, metric)
-    assert middle is not None
-    spread = f" [{_number(min(values))}-{_number(max(values))}]" if len(values) > 1 else ""
-    return f"{_number(middle)}{spread} x{len(values)}{'!' if samples[0].disturbed else ''}"
-
-
-def _figures(results: Results, present: Sequence[Entry]) -> str:
-    rows = [[entry.label, *(cell(results, entry, metric) for metric, _ in COLUMNS)] for entry in present]
-    limits = bounds(results)
-    if limits:
-        rows.append(["bound", *(_number(limits[metric]) if metric in limits else "-" for metric, _ in COLUMNS)])
-    return _table(["engine", *(heading for _, heading in COLUMNS)], rows)
-
-
-def _ratios(results: Results, present: Sequence[Entry]) -> str:
+def _ratios(results: Results) -> str:
     """Ours over each peer, and over the bound; more is better for tok/s, less for the rest."""
-    ours = next((entry for entry in present if entry.name == OURS), None)
-    if ours is None:
-        return ""
-    rows = [
-        [
-            f"{ours.label} / {entry.label}",
-            *(_ratio(results.median(ours, metric), results.median(entry, metric)) for metric, _ in COLUMNS),
-        ]
-        for entry in present
-        if entry is not ours
-    ]
-    limits = bounds(results)
-    if limits:
-        against = (_ratio(results.median(ours, metric), limits.get(metric)) for metric, _ in COLUMNS)
-        rows.append([f"{ours.label} / bound", *against])
-    headings = ["ratio of medians", *(heading for _, heading in COLUMNS)]
-    return _table(headings, rows) if rows else ""
-
-
-def _about(results: Results, entry: Entry) -> str:
-    if entry.absent is not None:
-        return f"- {entry.label}: absent, {entry.absent}"
-    return f"- {entry.label}: {entry.version}{_agreement(results, entry)}"
+    ours = results.ours
+    return "" if ours is None else tables.ratios(results, ours, ours.label, COLUMNS, bounds(results))
 
 
 def _agreement(results: Results, entry: Entry) -> str:
@@ -154,25 +101,6 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
-def _rates(results: Results) -> str:
-    if not results.rates:
-        return ""
-    read = [rates.read_bytes_s / 1e9 for rates in results.rates]
-    matmul = [rates.matmul_flop_s / 1e9 for rates in results.rates]
-    return (
-        f"Memory read [{_number(min(read))}-{_number(max(read))}] GB/s, "
-        f"bfloat16 products [{_number(min(matmul))}-{_number(max(matmul))}] GFLOP/s."
-    )
-
-
-def _failures(results: Results) -> str:
-    return "\n".join(
-        f"- failed: {run.engine} {run.variant}, round {run.round + 1}, {test}: {message}"
-        for run in results.runs
-        for test, message in run.errors.items()
-    )
-
-
 def _lines(results: Results, metrics: Sequence[tuple[int, str]]) -> list[chart.Line]:
     return [
         chart.Line(entry.label, [point for x, metric in metrics if (point := _point(results, entry, x, metric))])
@@ -188,16 +116,3 @@ def _point(results: Results, entry: Entry, x: int, metric: str) -> chart.Point |
 
 def _chart_file(results: Results, name: str) -> str:
     return f"peers-{results.shape}-{name}.svg"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _ratio(ours: float | None, other: float | None) -> str:
-    return f"{ours / other:.2f}" if ours is not None and other else "-"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

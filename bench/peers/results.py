@@ -5,9 +5,12 @@ from pathlib import Path
 
 import msgspec
 
+from sirocco.bench.peers import files
 from sirocco.bench.peers.contention import DISTURBED_LIMIT
 from sirocco.bench.stats import percentile
 from sirocco.runtime.errors import RequestError
+
+OURS = "sirocco"
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -48,6 +51,11 @@ class Entry(msgspec.Struct):
     def label(self) -> str:
         return f"{self.name} {self.variant}"
 
+    @property
+    def about(self) -> str:
+        """Its label with the version, or with why it is absent."""
+        return f"{self.label}: {self.version if self.absent is None else f'absent, {self.absent}'}"
+
 
 class Rates(msgspec.Struct, frozen=True):
     """What the machine could do in one round: bytes read and bfloat16 operations, each a second."""
@@ -87,6 +95,16 @@ class Results(msgspec.Struct):
     rates: list[Rates] = msgspec.field(default_factory=list)
     runs: list[Run] = msgspec.field(default_factory=list)
 
+    @property
+    def present(self) -> list[Entry]:
+        """The engines that are not absent."""
+        return [entry for entry in self.engines if entry.absent is None]
+
+    @property
+    def ours(self) -> Entry | None:
+        """The engine that the others are compared with, if it is there."""
+        return next((entry for entry in self.present if entry.name == OURS), None)
+
     def samples(self, entry: Entry, metric: str) -> list[Sample]:
         """The samples that count: those that were disturbed only where there are no others."""
         found = [
@@ -98,6 +116,12 @@ class Results(msgspec.Struct):
 
     def median(self, entry: Entry, metric: str) -> float | None:
         return percentile([sample.value for sample in self.samples(entry, metric)], 50)
+
+    def median_rates(self) -> tuple[float, float] | None:
+        """Bytes read and bfloat16 operations, each a second; None where the machine's rates are unknown."""
+        read = percentile([rates.read_bytes_s for rates in self.rates], 50)
+        matmul = percentile([rates.matmul_flop_s for rates in self.rates], 50)
+        return None if read is None or matmul is None else (read, matmul)
 
 
 def check_writable(folder: Path) -> None:
@@ -113,10 +137,8 @@ def check_writable(folder: Path) -> None:
 def save(results: Results, folder: Path) -> Path:
     """Write `peers-<shape>.json`; an older one is replaced in one move."""
     path = folder / f"peers-{results.shape}.json"
-    partial = path.with_suffix(".part")
     try:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-        os.replace(partial, path)
+        files.replace(path, files.to_json(results))
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from None
     return path

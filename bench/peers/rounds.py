@@ -5,31 +5,26 @@ Metrics: `prefillN_tps` is N prompt tokens over the time from handing the prompt
 handed over together, over the time until the last one. `load_s` is loading without imports.
 """
 
-import platform
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from sirocco.bench import report
 from sirocco.bench.peers import contention, folder
 from sirocco.bench.peers.child import DRIVERS, AbsentError, CallError, Child, ChildDiedError, Launch
 from sirocco.bench.peers.drivers.host import Reply, Spec
 from sirocco.bench.peers.floors import work_of
-from sirocco.bench.peers.results import Entry, Rates, Results, Run, Sample
+from sirocco.bench.peers.measure import MACHINE, Measurer, note_peak_anon, noted, read_setting, rotated, untimed
+from sirocco.bench.peers.results import OURS, Entry, Results, Run, Sample
 from sirocco.bench.peers.vocabulary import PromptMaker
 from sirocco.runtime.config import read_config
 from sirocco.runtime.errors import RequestError
 
-OURS = "sirocco"
-MACHINE = DRIVERS / "machine.py"
 SHORT_PROMPT = 16
 DECODE_TOKENS = 128
 CONCURRENT_TOKENS = 32
 TINY_CONCURRENT_TOKENS = 64  # that model is so fast that more are needed to time anything
-KEPT_TOKENS = 32
 _MIN_CONTEXT = 4096
 _PREPARE_TIMEOUT_S = 3600.0
 
@@ -135,7 +130,7 @@ def compare(
     session.find_engines()
     for number in range(bench.num_rounds):
         session.measure_machine(number)
-        for entry in _rotated(results.engines, number):
+        for entry in rotated(results.engines, number):
             if entry.absent is None:
                 results.runs.append(session.run(entry, number))
                 keep(results)
@@ -147,7 +142,7 @@ class _Session:
 
     def __init__(self, bench: PeersBench, say: Callable[[str], None], peers: Mapping[str, Peer]) -> None:
         self._bench = bench
-        self._say = say
+        self._measurer = Measurer(bench.max_wait_s, say)
         self._peers = peers
         self._launch = Launch(bench.threads, bench.timeout_s)
         entries = [parse_engine(text, peers) for text in dict.fromkeys(bench.engines)]
@@ -161,10 +156,8 @@ class _Session:
         self._tests = _chosen(make_tests(concurrent_tokens), bench.tests)
         self._most_tokens = max(test.streams * (test.prompt_len + test.count) for test in self._tests)
         self.results = Results(
-            shape=bench.shape,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=report.cpu_name(),
-            platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            bench.shape,
+            *read_setting(),
             threads=bench.threads,
             num_rounds=bench.num_rounds,
             decode_tokens=DECODE_TOKENS,
@@ -188,40 +181,24 @@ class _Session:
                 entry.absent = str(error)
             except (CallError, ChildDiedError) as error:
                 entry.absent = f"it cannot be prepared: {error}"
-            self._say(f"{entry.label}: {entry.version if entry.absent is None else f'absent, {entry.absent}'}")
+            self._measurer.say(entry.about)
 
     def measure_machine(self, number: int) -> None:
         """Note what the machine can do now."""
-        contention.wait_until_quiet(self._bench.max_wait_s)
-        try:
-            with Child(sys.executable, MACHINE, self._launch) as child:
-                child.call("load", self._spec("bf16"))
-                window = contention.Window()
-                rates, cpu_s = child.call("rates")
-                usage = window.usage(cpu_s)
-        except (AbsentError, CallError, ChildDiedError) as error:
-            self._say(f"round {number + 1}: the machine's rates are unknown: {error}")
+        machine = Child(sys.executable, MACHINE, self._launch)
+        rates = self._measurer.rates(machine, self._spec("bf16"), number)
+        if rates is None:
             return
-        self.results.rates.append(Rates(number, rates["read_bytes_s"], rates["matmul_flop_s"], usage.others_cores))
-        self._say(
-            f"round {number + 1}: {rates['read_bytes_s'] / 1e9:.1f} GB/s read, "
-            f"{rates['matmul_flop_s'] / 1e9:.0f} GFLOP/s in bfloat16"
+        self.results.rates.append(rates)
+        self._measurer.say(
+            f"round {number + 1}: {rates.read_bytes_s / 1e9:.1f} GB/s read, "
+            f"{rates.matmul_flop_s / 1e9:.0f} GFLOP/s in bfloat16"
         )
 
     def run(self, entry: Entry, number: int) -> Run:
         """One engine, all tests, in a fresh process."""
-        run = Run(entry.name, entry.variant, number)
-        started = time.monotonic()
-        try:
-            with self._child(entry.name, self._peers[entry.name].driver) as child:
-                self._measure(child, run)
-        except (AbsentError, CallError, ChildDiedError) as error:
-            run.errors["run"] = str(error)
-        run.wall_s = round(time.monotonic() - started, 1)
-        shown = ", ".join(f"{name} {sample.value:.4g}" for name, sample in run.metrics.items())
-        failed = "".join(f"; {test} failed: {message}" for test, message in run.errors.items())
-        self._say(f"round {number + 1} {entry.label}: {shown}{failed} ({run.wall_s:.0f} s)")
-        return run
+        process = self._child(entry.name, self._peers[entry.name].driver)
+        return self._measurer.run(entry, number, process, self._measure)
 
     def _measure(self, child: Child, run: Run) -> None:
         waited_s = contention.wait_until_quiet(self._bench.max_wait_s)
@@ -231,35 +208,13 @@ class _Session:
         run.metrics["load_s"] = Sample(seconds, *window.usage(cpu_s), waited_s, 1)
         self._ask(child, Test("warmup", SHORT_PROMPT, 1, 8, 1, _prefill_figures), f"{run.round}/warmup")
         for test in self._tests:
-            try:
-                self._measure_test(child, run, test)
-            except CallError as error:
-                run.errors[test.name] = str(error)
-        peak_rss_mib, _ = child.call("peak_rss_mib")
-        run.metrics["peak_rss_mib"] = Sample(round(peak_rss_mib, 1), None, None, 0.0, 1)
-        if child.peak_anon_mib is not None:
-            run.metrics["peak_anon_mib"] = Sample(child.peak_anon_mib, None, None, 0.0, 1)
-
-    def _measure_test(self, child: Child, run: Run, test: Test) -> None:
-        """Measure until nobody disturbs or the tries are used up; the least disturbed one counts."""
-        best: tuple[contention.Usage, Reply, int] | None = None
-        waited_s = 0.0
-        for number in range(1, test.max_tries + 1):
-            waited_s += contention.wait_until_quiet(self._bench.max_wait_s)
-            window = contention.Window()
             # The same prompts in every try, since which one counts differs by engine; none keeps a cache of them.
-            reply, cpu_s = self._ask(child, test, f"{run.round}/{test.name}")
-            usage = window.usage(cpu_s)
-            if best is None or (usage.others_cores or 0.0) < (best[0].others_cores or 0.0):
-                best = usage, reply, number
-            if not usage.disturbed:
-                break
-        assert best is not None
-        usage, reply, number = best
-        for name, value in test.figures(test, reply).items():
-            run.metrics[name] = Sample(value, *usage, round(waited_s, 1), number)
-        if test.name == "decode1":
-            run.tokens = reply["ids"][:KEPT_TOKENS]
+            ask = partial(self._ask, child, test, f"{run.round}/{test.name}")
+            with noted(run, test.name):
+                self._measurer.test(run, test.name, test.max_tries, ask, partial(test.figures, test))
+        peak_rss_mib, _ = child.call("peak_rss_mib")
+        run.metrics["peak_rss_mib"] = untimed(round(peak_rss_mib, 1))
+        note_peak_anon(child, run)
 
     def _ask(self, child: Child, test: Test, seed: str) -> tuple[Reply, float]:
         prompts = self._prompts.draw(test.prompt_len, test.streams, f"{self._bench.seed}/{seed}")
@@ -285,9 +240,3 @@ def _chosen(tests: Sequence[Test], names: Sequence[str]) -> list[Test]:
         if name not in known:
             raise RequestError(f"unknown test {name!r}: choose {', '.join(known)}")
     return [test for test in tests if not names or test.name in names]
-
-
-def _rotated(entries: Sequence[Entry], number: int) -> list[Entry]:
-    """Each round begins with another engine, so that none always follows the same one."""
-    at = number % len(entries)
-    return [*entries[at:], *entries[:at]]

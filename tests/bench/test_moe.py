@@ -79,6 +79,32 @@ def test_rounds_are_interleaved_and_figures_follow_from_times(compared):
     assert first.tokens == other.tokens != other_later.tokens  # the same prompts in a round, fresh ones in the next
 
 
+def test_a_disturbed_test_is_asked_once_more_and_the_calmer_try_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(contention, "wait_until_quiet", lambda max_wait_s: 2.0)
+    others = iter([0.0, 0.4, 0.6, 0.0])  # rates, two tries of one test, one of another
+    monkeypatch.setattr(contention.Window, "usage", lambda self, own_cpu_s=0.0: Usage(next(others), 0.0))
+    path = tmp_path / "ours.py"
+    path.write_text(FAKE.format(pace=1.0))
+    tests = [rounds.Test("prefill512", 512, 1, 1), rounds.Test("decode1", 16, 1, 32)]
+    engines = [Engine("sirocco", "bf16", path, tests)]
+    bench = MoeBench("tiny-moe", num_rounds=1, threads=1)
+    (run,) = rounds.compare(bench, lambda line: None, lambda now: None, engines, path).runs
+    prefill, decode = run.metrics["prefill512_tps"], run.metrics["decode1_tps"]
+    assert (prefill.others_cores, prefill.tries, prefill.waited_s) == (0.4, 1, 4.0)
+    assert (decode.others_cores, decode.tries, decode.waited_s) == (0.0, 1, 2.0)
+    assert next(others, None) is None
+
+
+def test_where_no_engine_is_there_nothing_is_run(tmp_path):
+    path = tmp_path / "absent.py"
+    path.write_text("import no_such_engine")
+    bench = MoeBench("tiny-moe", num_rounds=1, threads=1, max_wait_s=0.0)
+    found = rounds.compare(bench, lambda line: None, lambda now: None, [Engine("sirocco", "bf16", path)], path)
+    assert not found.runs and not found.rates
+    text = page.page(found)
+    assert "rounds: 1.\n" in text and "ratio of medians" not in text
+
+
 def test_page_says_how_much_faster_than_the_best_and_what_failed(compared, tmp_path):
     path = page.write(compared, tmp_path)
     text = path.read_text()

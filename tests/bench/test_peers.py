@@ -350,6 +350,15 @@ def test_page_shows_medians_ratios_and_what_is_missing(measured):
     assert "- failed: other bf16, round 1, conc32: it broke" in text
 
 
+def test_page_does_without_the_rates_of_the_machine_and_without_ours(measured):
+    measured.rates = []
+    text = page.page([measured])
+    assert "rounds: 3.\n" in text and "bound |" not in text and "| sirocco bf16 / other bf16 |" in text
+    measured.engines[0].absent = "lost"
+    text = page.page([measured])
+    assert "- sirocco bf16: absent, lost" in text and "ratio of medians" not in text
+
+
 def test_charts_are_well_formed_and_hold_every_engine_that_ran(measured):
     measured.engines[1].name = measured.runs[1].engine = "<other>"
     svg = "{http://www.w3.org/2000/svg}"
