@@ -208,19 +208,31 @@ def sample_rarely_flat(vocab_size: int, setting: Setting) -> Call:
     return call
 
 
-def _draw(logits: Tensor, top_k: int, setting: Setting) -> Call:
+def sample_both(vocab_size: int, setting: Setting) -> Call:
+    """256 rows drawn among the best tokens, and the same among all, whose masses are summed up too."""
+    logits = _logits(vocab_size, setting)
+    best, free = _draw(logits, 50, setting), _draw(logits, 0, setting, top_p=1.0)
+
+    def call() -> None:
+        best()
+        free()
+
+    return call
+
+
+def _draw(logits: Tensor, top_k: int, setting: Setting, top_p: float = 0.95) -> Call:
     rows, device = len(logits), setting.device
     params = SamplingTensors(
         temperature=torch.ones(rows, device=device),
         top_k=torch.full((rows,), top_k, dtype=torch.int32, device=device),
-        top_p=torch.full((rows,), 0.95, device=device),
+        top_p=torch.full((rows,), top_p, device=device),
         min_p=torch.zeros(rows, device=device),
         seed=torch.arange(rows, device=device),
         position=torch.arange(rows, device=device),
         greedy=False,
         any_greedy=False,
         uses_top_k=top_k > 0,
-        uses_top_p=True,
+        uses_top_p=top_p < 1.0,
         uses_min_p=False,
         max_top_k=top_k,
     )
@@ -239,7 +251,7 @@ def logprobs(vocab_size: int, setting: Setting) -> Call:
     """256 rows, without the best tokens: torch finds those."""
     logits = _logits(vocab_size, setting)
     ids = torch.arange(len(logits), device=setting.device)
-    return lambda: logits_kernels.token_logprobs(logits, ids, 1)
+    return lambda: logits_kernels.token_logprobs(logits, ids, 0)
 
 
 def bitmask(vocab_size: int, setting: Setting) -> Call:

@@ -118,7 +118,7 @@ CASES = (
     _latent(
         "prefill_16", always(BLOCK_M=(32, 64), BLOCK_N=(16, 32), HOIST=(0, 1), num_warps=(4, 8), num_stages=(2, 3))
     ),
-    TuneCase("sampling", "scan", by_tiles("TILE", 4096, 8192, 16384), calls.sample, (151936,)),
+    TuneCase("sampling", "scan", by_tiles("TILE", 4096, 8192, 16384), calls.sample_both, (151936,)),
     TuneCase("sampling", "collect", by_tiles("TILE", 1024, 2048, 4096, 8192), calls.sample, (151936,)),
     TuneCase(
         "sampling",

@@ -51,8 +51,10 @@ def measure(
             continue
         try:
             points = _points(head_dim, setting, measured)
-        except (RuntimeError, NotImplementedError) as failure:
-            flash.keep(head_dim, None, table)
+        except torch.OutOfMemoryError:
+            add(row | {"outcome": "no memory left"})
+            continue
+        except RuntimeError as failure:
             add(row | {"outcome": f"cannot: {str(failure).splitlines()[0][:60]}"})
             continue
         least = crossover(points)

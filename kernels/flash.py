@@ -125,5 +125,7 @@ def keep(head_dim: int, least: int | None, path: Path | None = None) -> None:
     if least is not None:
         by_head_dim[head_dim] = least
     measured[model] = {str(dim): by_head_dim[dim] for dim in sorted(by_head_dim)}
-    path.write_text(json.dumps(measured, indent=2) + "\n")
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(measured, indent=2) + "\n")
+    partial.replace(path)
     from_queries.cache_clear()

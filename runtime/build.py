@@ -148,8 +148,18 @@ def _make_runner(plan: MemoryPlan, loaded: LoadedModel, batch_invariant: bool) -
     if device.type == "cuda":
         warm_up(loaded.model, caches, BLOCK_SIZE, plan.max_model_len, device)
         if capturable(device) and not batch_invariant:
-            runner.capture(CudaCapture())
+            _capture(runner)
     return runner
+
+
+def _capture(runner: ModelRunner) -> None:
+    """Capture its decode steps; where the device refuses, say so and leave them to be launched kernel by kernel."""
+    try:
+        runner.capture(CudaCapture())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        logger.warning("decode steps cannot be captured, so that small ones take longer: %s", reason)
+        runner.release_captures()
 
 
 def _regimes(spec: ModelSpec) -> Regimes | None:

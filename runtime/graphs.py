@@ -115,9 +115,9 @@ class DecodeGraphs:
 
 
 def row_buckets(max_rows: int) -> list[int]:
-    """Numbers of rows to capture, rising; padding adds no more than an eighth past 64 rows.
+    """Numbers of rows to capture, rising; padding adds no more than a quarter past 64 rows.
 
-    There is none among a few rows, where the experts of one more would be weights that nobody else reads.
+    Up to 8 rows there is none: the experts of one row more would be weights that nobody else reads.
     """
     most = min(max_rows, MAX_ROWS)
     steps = [*range(1, 8), *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, MAX_ROWS + 1, 64)]

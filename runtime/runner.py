@@ -126,6 +126,10 @@ class ModelRunner:
         )
         self._graphs.capture(capture)
 
+    def release_captures(self) -> None:
+        """Launch decode steps kernel by kernel from now on."""
+        self._graphs = None
+
     @property
     def graph_misses(self) -> int:
         """Steps of decodes that no capture held, so that they ran kernel by kernel."""

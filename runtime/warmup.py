@@ -49,23 +49,28 @@ def _compute(
 
 
 def _draw(logits: torch.Tensor) -> None:
-    """A greedy, a free and a filtered draw, penalties, log probabilities."""
+    """A greedy and a free draw, one above a bound and one among the best, penalties, log probabilities."""
     device = logits.device
     column, whole = torch.ones(1, device=device), torch.ones(1, dtype=torch.int64, device=device)
     counts = torch.zeros(logits.shape, dtype=torch.int32, device=device)
-    for greedy, filtered in ((True, False), (False, False), (False, True)):
+    for greedy, bounded, filtered in (
+        (True, False, False),
+        (False, False, False),
+        (False, True, False),
+        (False, False, True),
+    ):
         params = SamplingTensors(
             temperature=column,
-            top_k=torch.full((1,), 8, dtype=torch.int32, device=device),
+            top_k=torch.full((1,), 8 if filtered else 0, dtype=torch.int32, device=device),
             top_p=column,
-            min_p=column * 0,
+            min_p=column * (0.1 if bounded else 0.0),
             seed=whole,
             position=whole,
             greedy=greedy,
             any_greedy=greedy,
             uses_top_k=filtered,
             uses_top_p=filtered,
-            uses_min_p=False,
+            uses_min_p=bounded,
             max_top_k=8 if filtered else 0,
         )
         sample(logits, params)

@@ -1,4 +1,4 @@
-"""The least time that any engine needs on a machine: weights have to be read and products computed."""
+"""What figures are held against: the least time that any engine needs on a machine, and the memory of what it keeps."""
 
 import math
 
@@ -25,7 +25,7 @@ def work_of(config: Config) -> Work:
 
 
 def bounds(results: Results) -> dict[str, float]:
-    """The best that could be, by metric: `rate_bounds`, and memory for the weights and the caches alone."""
+    """What figures are held against, by metric: `rate_bounds`, and the memory that weights and caches take."""
     work = results.work
     held = (work.step_bytes + results.most_tokens * work.cached_bytes) / 2**20
     return rate_bounds(results) | ({"peak_anon_mib": held} if results.most_tokens else {})

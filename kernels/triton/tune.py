@@ -45,8 +45,15 @@ def time_of(family: str, kernel: str, call: Call, options: Options, measure: Mea
     with _using(family, kernel, options):
         try:
             return (measure or triton.testing.do_bench)(call)
-        except _UNFIT:
+        except Exception as error:
+            if not _unfit(error):
+                raise
             return None
+
+
+def _unfit(error: Exception) -> bool:
+    """Whether it says that options do not suit the device; a pass of the compiler that fails has no type of its own."""
+    return isinstance(error, _UNFIT) or (isinstance(error, RuntimeError) and "PassManager" in str(error))
 
 
 def best_options(
@@ -93,7 +100,9 @@ def spills(family: str, kernel: str, call: Call, options: Options) -> bool:
     chosen = {name: value for name, value in options.items() if name not in ("DESCRIPTORS", "BLOCK_M")}
     try:
         return any(spilled_bytes(compile_launch(one)) for one in launches if chosen.items() <= one.options.items())
-    except _UNFIT:
+    except Exception as error:
+        if not _unfit(error):
+            raise
         return False
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.queues
+import pickle
 import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Full
+from queue import Empty, Full
 from typing import TypeAlias
 
 import torch
@@ -24,6 +25,7 @@ __all__ = ["PARTS", "Batch", "Recipe", "Step", "queues", "steps"]
 
 POOL = 1200  # conversations sorted together: enough for rows of one length and a mixed order
 LONGEST = 1024
+PATIENCE = 600.0  # seconds to wait for text from a process that may have died
 PARTS = 2  # batches of a step, mostly of different lengths
 IGNORED = -100  # a label that adds nothing to the loss
 
@@ -57,7 +59,7 @@ class Step:
     labels: int
 
 
-Queue: TypeAlias = "multiprocessing.queues.Queue[list[Step]]"
+Queue: TypeAlias = "multiprocessing.queues.Queue[bytes]"
 Document = tuple[list[int], list[bool]]
 STRIDE = 32  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
 
@@ -127,12 +129,14 @@ def produce(recipe: Recipe, queues: list[Queue], first: int) -> None:
     number = first
     while True:
         for queue, share in zip(queues, shares(pool_of_steps(recipe, tokenizer, number), len(queues)), strict=True):
+            # As bytes: tensors would each go through a file of shared memory, and a pool has hundreds.
+            pool = pickle.dumps((number, share))
             while True:
                 if parent is None or not parent.is_alive():
                     queue.cancel_join_thread()
                     return
                 try:
-                    queue.put(share, timeout=5)
+                    queue.put(pool, timeout=5)
                     break
                 except Full:
                     continue
@@ -148,9 +152,15 @@ def queues(recipe: Recipe, ranks: int, first: int = 0) -> list[Queue]:
 
 
 def steps(queue: Queue, first: int) -> Iterator[tuple[int, Step]]:
-    """The steps of a queue without end, with their pool's number."""
+    """The steps of a queue without end, with their pool's number. RuntimeError where pools are late or missing."""
     number = first
     while True:
-        for step in queue.get():
+        try:
+            found, pool = pickle.loads(queue.get(timeout=PATIENCE))
+        except Empty:
+            raise RuntimeError(f"no text has been made for {PATIENCE:g} s") from None
+        if found != number:
+            raise RuntimeError(f"pool {found} came in place of pool {number}")
+        for step in pool:
             yield number, step
         number += 1

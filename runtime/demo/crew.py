@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Crew"]
 
-PATIENCE = 600.0  # seconds to wait for a process that may have died
+PATIENCE = 1800.0  # seconds to wait for a process that may have been killed, or compiles on a busy machine
 
 
 class Crew:
@@ -29,6 +29,10 @@ class Crew:
         """The same crew seen by one of its other processes."""
         self.rank = rank
         return self
+
+    def abandon(self) -> None:
+        """Have the others fail rather than wait for this process."""
+        self.barrier.abort()
 
     def total(self, flat: Tensor) -> None:
         """Replace flat [N] by its sum over the processes."""

@@ -9,10 +9,10 @@ __all__ = ["Family"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One everyday function: `parameters` reads `name|other:kind`, an optional one ends in `?`,
-    an enum is `name:a/b/c`.
+    """One everyday function.
 
-        In a frame `[…]` is said only when the parameter in it is given.
+    `parameters` reads `name|other:kind`; an optional one ends in `?`, an enum is `name:a/b/c`. In a frame `[…]` is said
+    only when the parameter in it is given.
     """
 
     names: str

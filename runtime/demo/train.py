@@ -183,7 +183,11 @@ class Trainer:
 def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue) -> None:
     """A further process of a crew."""
     torch.set_num_threads(1)
-    Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
+    try:
+        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
+    except BaseException:
+        crew.abandon()
+        raise
 
 
 def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: int) -> None:

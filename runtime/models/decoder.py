@@ -152,11 +152,12 @@ class Decoder(nn.Module):
         request (`rope_regime`) where the spec's rotary embedding depends on length; without it all are in regime 0.
         `others` place the tokens for groups of layers after the first; without them one placement serves all.
         """
-        x = inputs if inputs.is_floating_point() else self.embed(inputs)
+        x = inputs.to(self.embed.weight.dtype) if inputs.is_floating_point() else self.embed(inputs)
         step = Step(batch, slot_mapping, tuple(rope(positions, rope_regimes) for rope in self.ropes), states)
         steps = [step, *(replace(step, batch=other.batch, slot_mapping=other.slot_mapping) for other in others)]
         residual = None
-        fused = self._fused if caches is self._fused_over else [None] * len(caches)
+        no_padding = len(slot_mapping) == sum(batch.query_lens)
+        fused = self._fused if caches is self._fused_over and no_padding else [None] * len(caches)
         for layer, run, cache in zip(self.layers, fused, caches, strict=True):
             place = steps[cache.group] if others and cache else step
             x, residual = layer(x, residual, place, cache) if run is None else run(x, residual, place)

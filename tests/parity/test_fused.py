@@ -81,6 +81,18 @@ def test_fused_layers_leave_the_callers_embeddings_alone(monkeypatch: pytest.Mon
     assert torch.equal(embeddings, given)
 
 
+def test_steps_with_padding_and_embeddings_in_float32_are_as_without_fusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart, together = harnesses(monkeypatch, FUSED["qk norm"])
+    embeddings = apart.model.embed(torch.arange(5)).float()
+    (expected,), (got,) = apart.step([(0, embeddings)]), together.step([(0, embeddings)])
+    assert torch.equal(expected, got)
+    batch = apart.batch([(0, [1] * 5)])
+    padded = torch.tensor([*range(5), 0, 0])
+    slots = torch.tensor([*range(8, 13), -1, -1])
+    first, second = (h.model(padded, padded, batch, slots, h.caches) for h in (apart, together))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("name", NOT_FUSED)
 def test_other_layers_run_operator_by_operator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, together = harnesses(monkeypatch, NOT_FUSED[name])

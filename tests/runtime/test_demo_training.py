@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import pickle
 import threading
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from sirocco.runtime.demo import train
-from sirocco.runtime.demo.batches import Batch, Step, shares
+from sirocco.runtime.demo.batches import Batch, Step, shares, steps
 from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.network import LoraSettings, Shape, Targets
 from sirocco.runtime.demo.train import Plan, Trainer
@@ -81,3 +83,15 @@ def test_two_processes_train_as_one_does(plan: Plan, tmp_path: Path, monkeypatch
         assert torch.equal(two, three)
         torch.testing.assert_close(one, two, rtol=0.1, atol=0.02)
     assert all(trainer.tokens == 3 * 48 for trainer in (alone, *together))
+
+
+def test_a_pool_that_went_missing_is_noticed() -> None:
+    queue = multiprocessing.get_context("spawn").Queue()
+    (share,) = shares([[random_batch(0), random_batch(1)]], 1)
+    queue.put(pickle.dumps((4, share)))
+    queue.put(pickle.dumps((6, share)))
+    found = steps(queue, 4)
+    pool, step = next(found)
+    assert pool == 4 and step.tokens == 48 and torch.equal(step.batches[1].ids, random_batch(1).ids)
+    with pytest.raises(RuntimeError, match="pool 6 came in place of pool 5"):
+        next(found)

@@ -51,6 +51,25 @@ def test_what_does_not_fit_another_call_is_not_chosen() -> None:
     assert options["BLOCK_C"] == 128
 
 
+@pytest.mark.parametrize(
+    ("failure", "unfit"),
+    [
+        (RuntimeError("PassManager::run failed"), True),
+        (OutOfResources(2, 1, "registers"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_only_what_does_not_suit_the_device_is_passed_over(failure: Exception, unfit: bool) -> None:
+    def measure(call: Callable[[], object]) -> float:
+        raise failure
+
+    if unfit:
+        assert tune.time_of("embedding", "embedding", lambda: None, {"BLOCK_C": 64, "num_warps": 1}, measure) is None
+    else:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            tune.time_of("embedding", "embedding", lambda: None, {"BLOCK_C": 64, "num_warps": 1}, measure)
+
+
 def test_steps_are_cut_for_the_options_under_trial() -> None:
     def rows(call: Callable[[], object]) -> float:
         return attention.work_shape(4, 64, torch.float16, 2, None, torch.device("cpu")).rows[0]
