@@ -186,7 +186,7 @@ class Network(nn.Module):
                 parameter.requires_grad_("lora_" in name)
 
     def compile_blocks(self) -> None:
-        """Fuse what stands between the products of a layer: a tenth faster, after most of a minute."""
+        """Fuse what stands between the products of a layer, which takes most of a minute and makes steps faster."""
         for block in self.blocks:
             block.compile(dynamic=True)
 
