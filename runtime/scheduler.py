@@ -5,7 +5,6 @@ requests forward. Chunked prefill, prefix hits and preemption are all that one n
 `commit` may come a plan later, so a token that is still being sampled counts as a placeholder.
 """
 
-import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from sirocco.runtime.prefix import Match, PrefixCache, extend_digests, root_dige
 from sirocco.runtime.request import FinishReason, TokenLogprob
 from sirocco.runtime.sequence import Regimes, Request
 from sirocco.runtime.state_keeper import StateKeeper
+from sirocco.runtime.waiting import WaitingQueue
 from sirocco.runtime.wire import EngineRequest, EngineStats, SequenceOutput
 
 _urgency = attrgetter("urgency")
@@ -53,12 +53,11 @@ class Scheduler:
         self._has_windows = any(group.window is not None for group in groups)
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._running: list[Request] = []  # most urgent first
-        self._waiting: list[tuple[tuple[int, int], Request]] = []  # a heap; finished and paused entries are skipped
+        self._waiting = WaitingQueue()
         self._num_leaving = 0
         self._requests: dict[int, list[Request]] = {}  # unfinished choices by id
         self._in_flight: deque[tuple[Plan, list[Request]]] = deque()
         self._arrivals = 0
-        self._num_waiting = 0
         self._steps = self._prompt_tokens = self._generated = self._preemptions = self._queries = self._hits = 0
 
     def add(self, request: EngineRequest) -> None:
@@ -105,7 +104,7 @@ class Scheduler:
     def stats(self) -> EngineStats:
         return EngineStats(
             running=len(self._running),
-            waiting=self._num_waiting,
+            waiting=len(self._waiting),
             blocks_used=self.pool.num_used,
             blocks_total=self.pool.num_blocks - 1,
             steps=self._steps,
@@ -174,7 +173,7 @@ class Scheduler:
 
     def _plan_prefills(self, prefills: deque[Request], budget: int, plan: Plan, requests: list[Request]) -> None:
         """Fill the budget with running prompts and waiting requests, the most urgent first."""
-        num_left = len(prefills) + min(self._num_waiting, len(self._free_slots))
+        num_left = len(prefills) + min(len(self._waiting), len(self._free_slots))
         admitting = True
         while budget > 0:
             waiting = self._first_admissible() if admitting else None
@@ -203,7 +202,7 @@ class Scheduler:
 
     def _first_admissible(self) -> Request | None:
         """The head of the waiting queue, if there is a slot for it."""
-        waiting = self._first_waiting()
+        waiting = self._waiting.first()
         return waiting if waiting is not None and (self._free_slots or self._park_paused()) else None
 
     def _admit(self, request: Request, plan: Plan) -> bool:
@@ -217,8 +216,7 @@ class Scheduler:
         if needed > self.pool.num_free and (self._running or self._in_flight):
             self.pool.free(reversed(hits))
             return False
-        heapq.heappop(self._waiting)
-        self._dequeued(request)
+        self._waiting.pop()
         request.slot = self._free_slots.pop()
         if match is not None:
             self._begin_at(request, match, plan)
@@ -389,25 +387,9 @@ class Scheduler:
             self._give_back(request)
             self._enqueue(request)
 
-    def _first_waiting(self) -> Request | None:
-        while self._waiting:
-            request = self._waiting[0][1]
-            if not request.finished and not request.paused:
-                return request
-            heapq.heappop(self._waiting)
-            self._dequeued(request)
-        return None
-
     def _enqueue(self, request: Request) -> None:
-        if not (request.paused or request.queued or request.leaving):
-            request.queued = True
-            heapq.heappush(self._waiting, (request.urgency, request))
-            self._num_waiting += 1
-
-    def _dequeued(self, request: Request) -> None:
-        if request.queued:
-            request.queued = False
-            self._num_waiting -= 1
+        if not (request.paused or request.leaving):
+            self._waiting.push(request)
 
     def _release_followers(self, request: Request) -> None:
         followers, request.followers = request.followers, []
@@ -441,7 +423,7 @@ class Scheduler:
         choices.remove(request)
         if not choices:
             del self._requests[request.id]
-        self._dequeued(request)  # its entry leaves the heap when it reaches the top
+        self._waiting.leave(request)
         self._release_followers(request)
         if request.leaving:
             request.leaving = False

@@ -7,11 +7,12 @@ from typing import Any
 
 from sirocco.runtime.demo import wrappers
 from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.lexicon import words
 from sirocco.runtime.demo.operations import OPERATIONS, Operation
 from sirocco.runtime.demo.phrasing import shared, worded
 from sirocco.runtime.demo.results import report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
-from sirocco.runtime.demo.values import Value, Values, words
+from sirocco.runtime.demo.values import Value, Values
 from sirocco.runtime.demo.wrappers import polite, raised
 
 __all__ = ["PYTHON_NAMES", "STATEMENT_ENDINGS", "asked", "compute", "python_tool", "tool_of"]

@@ -9,9 +9,15 @@ from dataclasses import replace
 from sirocco.runtime.demo.compute import PYTHON_NAMES, compute, python_tool, tool_of
 from sirocco.runtime.demo.documents import fields_as_json, read, repeat
 from sirocco.runtime.demo.exchange import Conversation, Exchange
-from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
 from sirocco.runtime.demo.generic import Composer, several, sibling, single
-from sirocco.runtime.demo.natural import declare, everyday, everyday_followed, everyday_twice
+from sirocco.runtime.demo.natural import (
+    declare,
+    disguised,
+    everyday,
+    everyday_followed,
+    everyday_twice,
+    families,
+)
 from sirocco.runtime.demo.operations import OPERATIONS
 from sirocco.runtime.demo.patterns import patterned
 from sirocco.runtime.demo.schemas import VERBS
@@ -29,17 +35,17 @@ SYSTEMS = (
 )  # fmt: skip
 Maker = Callable[[Values, Split], Exchange | list[Exchange]]
 MIXTURE: dict[str, tuple[float, Maker]] = {
-    "generic": (0.15, single),
-    "pattern": (0.16, patterned),
-    "everyday": (0.21, everyday),
-    "parallel": (0.07, several),
-    "parallel everyday": (0.07, everyday_twice),
+    "generic": (0.12, single),
+    "pattern": (0.15, patterned),
+    "everyday": (0.23, everyday),
+    "parallel": (0.08, several),
+    "parallel everyday": (0.10, everyday_twice),
     "follow-up": (0.02, everyday_followed),
-    "compute": (0.17, lambda values, _: compute(values)),
-    "fact": (0.08, lambda values, _: fact(values)),
-    "talk": (0.04, lambda values, _: talk(values)),
-    "decline": (0.03, lambda values, _: decline(values)),
-    "no tool": (0.03, lambda values, schemas: untooled(values, schemas)),
+    "compute": (0.12, lambda values, _: compute(values)),
+    "fact": (0.07, lambda values, _: fact(values)),
+    "talk": (0.03, lambda values, _: talk(values)),
+    "decline": (0.04, lambda values, _: decline(values)),
+    "no tool": (0.07, lambda values, schemas: untooled(values, schemas)),
     "read": (0.05, lambda values, _: read(values)),
     "copy": (0.04, lambda values, _: repeat(values)),
     "json": (0.04, lambda values, _: fields_as_json(values)),
@@ -98,12 +104,13 @@ def candidate(values: Values, schemas: Split) -> Tool:
     """Any function."""
     rng = values.rng
     draw = rng.random()
-    if draw < 0.25:
+    if draw < 0.22:
         return patterned(values, schemas).tools[0]
-    if draw < 0.5:
+    if draw < 0.44:
         return Composer(values, schemas).request(3).tool
     if draw < 0.82:
-        return declare(rng.choice(HELD_OUT_FAMILIES if schemas == "test" else FAMILIES), rng).tool
+        family = rng.choice(families(values, schemas))
+        return disguised(declare(family, rng), values, rng.choice(family.frames)).tool
     return python_tool(rng) if draw < 0.87 else tool_of(rng.choice(OPERATIONS), rng)[0]
 
 
@@ -163,7 +170,9 @@ def conversation(
     declared = [*tools.values(), *distractors(values, schemas, list(tools.values()), absent, others)]
     rng.shuffle(declared)
     system = rng.choice(SYSTEMS) if rng.random() < 0.25 else None
-    return Conversation([MANNERS[manner](exchange) for exchange in exchanges], declared, system)
+    # Telling a result is learned soon, calling is not: training leaves most of the last answers out.
+    unanswered = values_split == "train" and manner == "plain" and rng.random() < 0.65
+    return Conversation([MANNERS[manner](exchange) for exchange in exchanges], declared, system, unanswered)
 
 
 def confusable_any(tools: Iterable[Tool], others: Iterable[Tool]) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.lexicon import HELD_OUT_NUMBER, HELD_OUT_TEXT, NUMBER_PARAMETERS, TEXT_PARAMETERS
 from sirocco.runtime.demo.phrasing import worded
-from sirocco.runtime.demo.schemas import HELD_OUT_NUMBER, HELD_OUT_TEXT, NUMBER_PARAMETERS, TEXT_PARAMETERS
 from sirocco.runtime.demo.tools import dumps
 from sirocco.runtime.demo.values import Value, Values
 from sirocco.runtime.demo.wrappers import raised

@@ -44,13 +44,15 @@ class Conversation:
     exchanges: list[Exchange]
     tools: list[Tool] = field(default_factory=list)
     system: str | None = None
+    unanswered: bool = False  # ends with the last exchange's calls
 
     def messages(self) -> list[dict[str, Any]]:
         """All turns as chat messages."""
         out: list[dict[str, Any]] = [] if self.system is None else [{"role": "system", "content": self.system}]
         for exchange in self.exchanges:
             out.extend(exchange.messages())
-        return out
+        last = self.exchanges[-1]
+        return out[: len(out) - len(last.results) - 1] if self.unanswered and last.calls else out
 
     def declarations(self) -> list[dict[str, Any]]:
         """The declared functions as OpenAI tools."""

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.lexicon import (
+    BOOLEAN_PARAMETERS,
+    HELD_OUT_NOUNS,
+    HELD_OUT_NUMBER,
+    HELD_OUT_TEXT,
+    NOUNS,
+    NUMBER_PARAMETERS,
+    TEXT_PARAMETERS,
+)
+from sirocco.runtime.demo.patterns import stand_in
 from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.schemas import (
     ARTICLES,
-    BOOLEAN_PARAMETERS,
     DESCRIPTIONS,
     ENUM_PARAMETERS,
     HELD_OUT_BOOLEAN,
     HELD_OUT_ENUM,
-    HELD_OUT_NOUNS,
-    HELD_OUT_NUMBER,
-    HELD_OUT_TEXT,
     HELD_OUT_VERBS,
     MARKED,
     NATURAL,
     NONSENSE,
-    NOUNS,
-    NUMBER_PARAMETERS,
-    TEXT_PARAMETERS,
     VERBS,
 )
 from sirocco.runtime.demo.tools import Call, Parameter, Tool
@@ -44,6 +48,7 @@ class Request:
 
 
 LINK = "<||||||||and |also |just |only >"
+DOUBLED = re.compile(r"\b(and|also|just|only|plus),? (and|plus|just|only)\b")  # links that meet
 
 
 def spelled(value: Value, rng: random.Random) -> str:
@@ -69,12 +74,12 @@ def cased(name: str, rng: random.Random, style: int) -> str:
     )
 
 
-def pick(values: Values, split: Split, known: list[str], held_out: list[str], coined: float = 0.3) -> str:
-    """A name that the split may use; in training often a coined one, so that names are copied, not known by heart."""
+def pick(values: Values, split: Split, known: list[str], held_out: list[str], coined: float = 0.4) -> str:
+    """A name that the split may use; in training often any word, so that names are copied, not known by heart."""
     if split == "test":
         return values.rng.choice(held_out)
     coin = values.split == "train" and values.rng.random() < coined
-    return values.word() if coin else values.rng.choice(known)
+    return stand_in(values) if coin else values.rng.choice(known)
 
 
 class Composer:
@@ -173,7 +178,8 @@ class Composer:
                 fragments.append(fragment)
         if rng.random() < 0.3:
             rng.shuffle(fragments)
-        clause = f"{clause} {rng.choice((' ', ', ', ', ', ' and ', ' and ')).join(fragments)}".strip()
+        joiner = rng.choice((" ", ", ", ", ", " and ", " and "))
+        clause = DOUBLED.sub(r"\2", f"{clause} {joiner.join(fragments)}".strip())
         tool = Tool(cased(name, rng, style), description, tuple(parameters))
         return Request(tool, clause.replace(" :", ":"), Call(tool.name, arguments))
 
@@ -227,7 +233,7 @@ def again(values: Values, schemas: Split) -> list[Request]:
     tool = Tool(name, description, (parameter,))
     fragment = worded(values, [LINK + fragment for fragment in kind.fragments])
     requests = []
-    for i in range(rng.choice((2, 2, 3))):
+    for i in range(rng.choice((2, 2, 2, 3))):
         value = kind.value(values)
         text = fragment.format(value)
         requests.append(Request(tool, f"{clause} {text}" if i == 0 else text, Call(name, {parameter.name: value})))

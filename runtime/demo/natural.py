@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
 from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
+from sirocco.runtime.demo.families_further import FURTHER_FAMILIES
 from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.lexicon import words
+from sirocco.runtime.demo.patterns import stand_in
 from sirocco.runtime.demo.phrasing import has_unseen, shared, worded
 from sirocco.runtime.demo.results import invent, report
 from sirocco.runtime.demo.tools import Call, Parameter, Tool, dumps
 from sirocco.runtime.demo.values import Split, Value, Values
 
-__all__ = ["declare", "everyday", "everyday_followed", "everyday_twice"]
+__all__ = ["declare", "disguised", "everyday", "everyday_followed", "everyday_twice", "families"]
 
 KINDS: dict[str, tuple[str, Callable[[Values], Value]]] = {
     "city": ("string", Values.city),
@@ -81,6 +85,7 @@ class Declared:
     family: Family
     tool: Tool
     kinds: list[str]
+    others: Mapping[str, str] = field(default_factory=dict)  # words that stand for those of the frames
 
 
 def declare(family: Family, rng: random.Random) -> Declared:
@@ -90,9 +95,55 @@ def declare(family: Family, rng: random.Random) -> Declared:
     return Declared(family, Tool(rng.choice(family.names.split("|")), description, tuple(parameters)), kinds)
 
 
+PLAIN = words("""
+a an and are at by can do does for from get give has have how i in into is it its me my of on one or our out set some
+that the their there this to up use was we what when where which who will with you your list show find check add make
+""")
+
+
+@cache
+def spelling(word: str) -> re.Pattern[str]:
+    """What finds a word, its plural, or either with a capital."""
+    return re.compile(rf"(?<![A-Za-z{{])({word}|{word.capitalize()})(?=s?(?![A-Za-z}}]))")
+
+
+def renamed(text: str, others: Mapping[str, str]) -> str:
+    """A text with words replaced by others."""
+    for word, other in others.items():
+        text = spelling(word).sub(other if "_" in text else partial(cased_like, other), text)
+    return text
+
+
+def cased_like(word: str, match: re.Match[str]) -> str:
+    """A word with a capital where what it replaces had one."""
+    return word if match[1].islower() else word.capitalize()
+
+
+def disguised(declared: Declared, values: Values, frame: str) -> Declared:
+    """The same function, in part of the training under any other words, which a request by the frame then speaks of.
+
+    So a request fits a function because the same words are in both, not because they have been seen together.
+    """
+    rng, tool = values.rng, declared.tool
+    if values.split == "test" or rng.random() > 0.35:
+        return declared
+    named = " ".join((tool.name, tool.description, *(parameter.name for parameter in tool.parameters)))
+    words_of = sorted({w for w in re.findall(r"[a-z]{3,}", named.lower()) if w not in PLAIN})
+    asked_for = [w for w in words_of if spelling(w).search(frame)]
+    if not asked_for:
+        return declared
+    others = {w: stand_in(values) for w in rng.sample(asked_for, rng.randint(1, len(asked_for)))}
+    parameters = tuple(replace(p, name=renamed(p.name, others)) for p in tool.parameters)
+    if len({p.name for p in parameters}) < len(parameters):
+        return declared
+    disguise = Tool(renamed(tool.name, others), renamed(tool.description, others), parameters)
+    return replace(declared, tool=disguise, others=others)
+
+
 def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
     """A clause for a declared function and the call it is due."""
     rng = values.rng
+    frame = renamed(frame, declared.others)
     said: list[str | None] = []
     arguments: dict[str, Value] = {}
     for i, (parameter, kind) in enumerate(zip(declared.tool.parameters, declared.kinds, strict=True)):
@@ -107,11 +158,14 @@ def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
     return fill(frame, said), Call(declared.tool.name, arguments)
 
 
-def families(values: Values, schemas: Split) -> list[Family]:
+TESTED_FAMILIES = tuple(family for family in FAMILIES if has_unseen(family.frames))
+
+
+def families(values: Values, schemas: Split) -> tuple[Family, ...]:
     """The families of one side of the schema split that the split of wordings can ask for."""
     if schemas == "test":
-        return list(HELD_OUT_FAMILIES)
-    return [family for family in FAMILIES if values.split == "train" or has_unseen(family.frames)]
+        return HELD_OUT_FAMILIES
+    return (*FAMILIES, *FURTHER_FAMILIES) if values.split == "train" else TESTED_FAMILIES
 
 
 def family_for(values: Values, schemas: Split) -> Family:
@@ -123,6 +177,7 @@ def everyday(values: Values, schemas: Split) -> Exchange:
     """One request for one everyday function."""
     declared = declare(family_for(values, schemas), values.rng)
     frame = worded(values, declared.family.frames, novel=schemas == "test")
+    declared = disguised(declared, values, frame)
     clause, call = ask(declared, values, frame)
     results = (fitting(declared.family, values),)
     answer, facts = report(results)
@@ -148,8 +203,9 @@ def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
     family = rng.choice(
         [f for f in families(values, schemas) if ":" in f.parameters and "/" not in f.parameters.split()[0]]
     )
-    declared = declare(family, rng)
-    clause, call = ask(declared, values, worded(values, family.frames, novel=schemas == "test"))
+    frame = worded(values, family.frames, novel=schemas == "test")
+    declared = disguised(declare(family, rng), values, frame)
+    clause, call = ask(declared, values, frame)
     first = declared.tool.parameters[0].name
     value = KINDS[declared.kinds[0]][1](values)
     out = []
@@ -164,16 +220,19 @@ def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
 def everyday_twice(values: Values, schemas: Split) -> Exchange:
     """Two requests in one turn, for the same function or for two."""
     rng = values.rng
-    first = declare(family_for(values, schemas), rng)
-    second = first
+
+    def some() -> tuple[Declared, str]:
+        family = family_for(values, schemas)
+        frame = worded(values, family.frames, novel=schemas == "test")
+        return disguised(declare(family, rng), values, frame), frame
+
+    first, frame = some()
+    second, other = first, worded(values, first.family.frames, novel=schemas == "test")
     if rng.random() > 0.6 or not first.kinds:  # asked twice, a function without parameters is called once
         while second.tool.name == first.tool.name:
-            second = declare(family_for(values, schemas), rng)
-    clauses, calls = [], []
-    for declared in (first, second):
-        clause, call = ask(declared, values, worded(values, declared.family.frames, novel=schemas == "test"))
-        clauses.append(clause)
-        calls.append(call)
+            second, other = some()
+    asks = [ask(first, values, frame), ask(second, values, other)]
+    clauses, calls = [clause for clause, _ in asks], [call for _, call in asks]
     if second is first and len(first.tool.parameters) == 1 and rng.random() < 0.7:
         clauses[1] = (
             rng.choice(("{}", "in {}", "for {}")).format(*calls[1].arguments.values())

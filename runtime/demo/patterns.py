@@ -8,109 +8,29 @@ from dataclasses import dataclass
 
 from sirocco.runtime.demo.compute import STATEMENT_ENDINGS
 from sirocco.runtime.demo.exchange import Exchange
+from sirocco.runtime.demo.lexicon import (
+    ACTIONS,
+    CITIES,
+    HELD_OUT_NOUNS,
+    HELD_OUT_NUMBER,
+    HELD_OUT_TEXT,
+    LOOKS,
+    NAMES,
+    NOUNS,
+    STEMS,
+    THINGS,
+    UNITS,
+    WORDS,
+    words,
+)
 from sirocco.runtime.demo.phrasing import worded
 from sirocco.runtime.demo.results import invent, report
-from sirocco.runtime.demo.schemas import NOUNS, VERBS
+from sirocco.runtime.demo.schemas import VERBS
 from sirocco.runtime.demo.tools import Call, Parameter, Tool
-from sirocco.runtime.demo.values import WORDS, Split, Value, Values, words
+from sirocco.runtime.demo.values import Split, Value, Values, held_out
 from sirocco.runtime.demo.wrappers import polite, question, raised
 
-__all__ = ["patterned"]
-
-ACTIONS = words("""
-accept activate adapt adjust admit adopt advise align allocate announce apply appoint approve assemble assess attach
-attract award balance ban bill bless block boil boost bounce brew broadcast build bundle burn call capture carry carve
-catch celebrate certify charge chase claim clean climb collect color combine complete confirm connect consult cook
-copy
-correct cover craft cross cut dance deal debate declare decorate defend deliver demand deny deposit describe design
-detect develop dig dilute direct discuss dispatch display dispose distribute divide donate drain draw dress drill
-drive
-dry dump earn edit elect empty enable encode encourage enforce enjoy enlarge enter escort establish estimate evaluate
-examine exchange exclude expand expect explain explore extend extract face fasten feed fetch fill film filter finance
-fire fit fix flag flush focus fold forward frame free freeze fund gather generate grant greet grind group guard guess
-guide handle hang harvest heat hide hire hold host hunt identify ignore illustrate import improve increase inform
-inject
-install insure introduce invent invest invite iron isolate issue join judge jump keep kick knock label land launch
-lead
-lease lend lift limit link load lower mail maintain manage map mark match melt mend merge mix monitor mount move
-multiply
-negotiate nominate notify observe obtain occupy offer operate order organize own pack paint park pass patch pause pay
-peel perform permit photograph pick plant pour practise praise predict prepare present preserve press process produce
-program promise promote protect prove provide pull pump punish purchase push queue question quit quote race raise
-range
-reach recharge recommend record recycle reduce refill refine refuse regulate reject release relocate remind render
-renew
-rent repeat replace report request rescue reset resolve restart restore restrict review reward rinse rotate sail
-sample
-scale scan scatter sculpt seal secure seize select sell serve settle sew shake shape share sharpen shift ship shorten
-shut sign simulate sketch slice smooth solve sort spell split sponsor spray spread squeeze stack stamp store stretch
-submit subtract supply support suspend swap sweep switch tag taste teach tear tell test throw tie toast touch tow
-trade
-train transfer transport treat trim tune twist unlock unpack update use vaccinate validate value visit wait walk warm
-warn wash watch wax weigh weld whip widen wipe wrap
-""")
-THINGS = words("""
-accident account actor agenda agreement aircraft airport alert allowance ambulance animation apartment appeal aquarium
-archive arena armor article artwork asset assignment athlete attendance auction audience balcony ballot bandage banner
-bargain barrier bedroom bench benefit beverage bill blend blog blueprint boat boiler bond bonus booth border boundary
-bouquet breakfast broadcast brochure bulletin cafe cage cake campsite canvas cargo carriage cartoon casting catalog
-cattle ceiling ceremony certificate chain chair challenge channel chapter charity chart checklist chorus cinema
-circuit
-claim class client clinic clock closet clothing coach coast code coffee collar collection college column comedy
-committee
-company complaint concert condition conference connection contest conveyor cottage counter courier court crew crop
-cruise
-cure curve cushion cylinder dairy deadline deal debate debt deck decision delivery demo dentist deposit desk dessert
-detail diagram diet dinner diploma discussion dish display district donation dosage draft drawing drill drink driver
-duty editor effect election embassy employee entry equipment error escort estate estimate evidence exhibit expedition
-expert export extension fabric fair farm fashion favor feature fee fence festival fiction field figure filter fine
-fleet
-flat floor forecast form formula foundation frame freight fridge fruit function funding furniture gadget gallery
-garage
-garment gate glass goal grade graph greenhouse grill grocery ground guard guest guideline gym habit hall handbook
-harvest
-headline heater hedge helmet highway hobby hose host hospital household husband idea illness income index industry
-ingredient inquiry insect inspection instruction insurance interest interior interview inventory investment jacket jet
-joint journal journey judge juice junction kennel kit kitchen label laboratory labor land lane laptop lawn lawyer
-layer
-lease lecture legend lens lesson letter lever licence lift line link liquid litter load locker lodge logo lounge
-luggage
-lunch mail manager manual margin marina market massage match matter mechanic medal memory mentor menu message metal
-meter
-microscope mill mineral mirror mission mixture module monitor monument mortgage motor movie mural muscle needle
-network
-nurse object offer office opera operator option orchard outfit oven package palace panel parade parcel park parliament
-partner party passenger patch path patrol pattern pavement penalty pension performance permit picnic pipe pitch plan
-planet plate platform plot poem policy pool population portrait position poster pot powder practice prescription
-present
-press prize process program promise proposal protein protocol province puppet purchase pyramid quarter queue quiz race
-rack radar radio rail range rank receipt record refugee region register relay remedy report request rescue reservation
-resort response restaurant result return reward rhythm rifle river road rocket role roll roster round route routine
-sauce sauna saving scale scene scheme school scope screen script sculpture season seat section sector seminar sensor
-sequence series service session settlement shade shaft shelf shelter shift ship shipment shirt shop shower shuttle
-sign
-signal site sketch skill slide slot snack socket software soil solution speaker species speech spell sport spot spray
-squad stadium staff stage stair stall station statement step stock stop storage store story stove strategy stream
-street
-strike studio style suit surface surgery survey suspect switch symbol symptom syrup system tablet tactic tail target
-task
-taste tax tea temple tenant term terminal theater theory therapy ticket tile timber timetable tip tissue title toilet
-tool topic tour towel track trade tradition traffic trail trailer treasure treat treaty trend trial tribe trick trip
-truck trunk tube tunnel turbine tutor uniform union unit update upgrade valve van vehicle venture verdict version
-victim
-video view village visa visit visitor voice volunteer voucher wage wall wardrobe watch waste weapon weight well wheel
-window wine winner wire witness worker workshop wound yard zone
-""")
-UNITS = words("""
-hours days weeks months minutes seconds liters grams kilos pounds percent degrees dollars euros points steps pages
-copies
-pieces bottles boxes bags cups spoons drops rows meters feet inches miles watts volts rounds times units persons
-people
-guests tickets coins stars shares votes lines words items rolls sheets doses blocks floors tons nights laps calories
-""")
-LOOKS = words(
-    "bright dark clean warm cold wide open closed quiet loud soft hard long short ready safe free busy full new"
-)
+__all__ = ["patterned", "stand_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +158,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "code count": ("{verb} {noun} {0} <by|with|for|to> {1}< {unit}||>", "{verb} {1} {unit} <to|from|of> {noun} {0}",
                    "<add|give> {1} {unit} to {0}"),
     "title time": ("{verb} {0} at {1}", "{verb} <a|the|my> {noun} <about|called|for> {0} at {1}", "at {1} {verb} {0}"),
-    "file title": ("{verb} {1} <to|in|into> {0}", "{verb} the {noun} {1} in {0}", "<put|write|store> {1} <into|"
-        "in> <the ||>{0}"),
+    "file title": ("{verb} {1} <to|in|into> {0}", "{verb} the {noun} {1} in {0}", "<put|write|store> the {noun} {1} "
+        "<into|in> <the ||>{0}"),
     "place date count": ("{verb} a {noun} in {0} on {1} for {2} {unit}", "I need {2} {unit} in {0} <on|from> {1}",
                          "{verb} {2} {unit} <at|in> {0} for {1}", "on {1} {verb} a {noun} in {0} for {2} {unit}"),
     "from goal count": ("{verb} a {noun} from {0} to {1} for {2} {unit}", "I need a {noun} from {0} to {1}<,| for|"
@@ -287,10 +207,20 @@ VOCABULARY: dict[Split, tuple[list[str], list[str]]] = {
 }
 
 
-def named(verb: str, noun: str, values: Values) -> str:
-    """A function's name."""
+TESTED = {word for table in VOCABULARY["test"] for word in table} | {*HELD_OUT_NOUNS, *HELD_OUT_TEXT, *HELD_OUT_NUMBER}
+NO_WORDS = {name.lower() for name in (*NAMES, *CITIES)}
+STAND_INS = [word for word in STEMS if word not in TESTED | NO_WORDS and not held_out(word)]
+
+
+def stand_in(values: Values) -> str:
+    """Any English word that training may use, or now and then a coined one, for a word of a function."""
+    return values.rng.choice(STAND_INS) if values.rng.random() < 0.75 else values.word()
+
+
+def named(verb: str, noun: str, values: Values, told: bool) -> str:
+    """A function's name; without its verb only where the request has told the noun."""
     rng = values.rng
-    form = rng.randrange(10)
+    form = rng.randrange(10 if told else 9)
     if form < 6:
         return f"{verb}_{noun}"
     if form < 8:
@@ -303,8 +233,8 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     rng = values.rng
     verbs, nouns = VOCABULARY[schemas]
     coined = values.split == "train" and schemas == "train"
-    verb = values.word() if coined and rng.random() < 0.08 else rng.choice(verbs)
-    noun = values.word() if coined and rng.random() < 0.12 else rng.choice(nouns)
+    verb = stand_in(values) if coined and rng.random() < 0.12 else rng.choice(verbs)
+    noun = stand_in(values) if coined and rng.random() < 0.2 else rng.choice(nouns)
     unit = rng.choice(UNITS)
     signature = rng.choice(list(PATTERNS))
     frame = worded(values, [LINK + pattern for pattern in PATTERNS[signature]])
@@ -321,8 +251,8 @@ def patterned(values: Values, schemas: Split) -> Exchange:
         entry = SLOTS[kind]
         free = [name for name in entry.names if name not in arguments]
         name = unit if kind == "count" and "{unit}" in frame and rng.random() < 0.4 else rng.choice(free)
-        if coined and rng.random() < 0.1:
-            name = f"{rng.choice(nouns)}_{name}" if rng.random() < 0.5 else values.word()
+        if coined and rng.random() < 0.12:
+            name = f"{rng.choice(nouns)}_{name}" if rng.random() < 0.5 else stand_in(values)
         value = entry.value(values)
         parameters.append(Parameter(name, "number" if entry.type == "integer" and rng.random() < 0.3 else entry.type))
         arguments[name] = value
@@ -334,7 +264,11 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     told = rng.choice(DESCRIPTIONS).format(
         V=verb.capitalize(), verb=verb, noun=noun, p=parameters[0].name.replace("_", " ") if parameters else "name"
     )
-    tool = Tool(named(called, noun, values), told, tuple(rng.sample(parameters, len(parameters))))
+    tool = Tool(
+        named(called, noun, values, "{noun}" in frame or noun == unit),
+        told,
+        tuple(rng.sample(parameters, len(parameters))),
+    )
     results = (invent(values),)
     answer, facts = report(results)
     if frame.startswith(("{noun}", "{0}", "the ", "at ", "on ")):

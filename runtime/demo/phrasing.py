@@ -126,7 +126,7 @@ def varied(frame: str, rng: random.Random) -> str:
     text = expanded(frame, rng)
     if rng.random() < 0.7:
         for lead, options in LEADS:
-            if text.startswith(lead):
+            if text.startswith(lead) and not text.startswith(("to ", "you "), len(lead)):
                 return rng.choice(options) + text[len(lead) :]
     return text
 

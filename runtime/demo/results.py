@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from sirocco.runtime.demo.lexicon import words
 from sirocco.runtime.demo.tools import dumps
-from sirocco.runtime.demo.values import Values, words
+from sirocco.runtime.demo.values import Values
 
 __all__ = ["invent", "report"]
 

@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sirocco.runtime.demo.values import Value, Values, words
+from sirocco.runtime.demo.values import Value, Values
 
 __all__ = [
     "ARTICLES",
-    "BOOLEAN_PARAMETERS",
     "DESCRIPTIONS",
     "ENUM_PARAMETERS",
     "HELD_OUT_BOOLEAN",
     "HELD_OUT_ENUM",
-    "HELD_OUT_NOUNS",
-    "HELD_OUT_NUMBER",
-    "HELD_OUT_TEXT",
     "HELD_OUT_VERBS",
     "MARKED",
     "NATURAL",
     "NONSENSE",
-    "NOUNS",
-    "NUMBER_PARAMETERS",
-    "TEXT_PARAMETERS",
     "VERBS",
     "Natural",
 ]
@@ -71,38 +64,6 @@ HELD_OUT_VERBS: dict[str, tuple[str, ...]] = {
     "borrow": ("borrow", "borrow"),
     "inspect": ("inspect", "inspect"),
 }
-NOUNS = words("""
-weather order ticket invoice playlist recipe meeting event reminder alarm message email note task project user
-account profile payment flight hotel room table restaurant taxi train bus route map photo video song album movie
-book article report file folder document contract customer product price stock package shipment refund coupon
-subscription course lesson exam student teacher patient appointment doctor medicine workout meal budget expense
-salary loan tax currency temperature light lamp door window thermostat sensor camera robot printer device server
-backup password comment review rating survey poll vote team player match game score league garden plant animal
-pet car bike parking fuel charger battery contact calendar holiday gift card list item warehouse factory machine
-job candidate interview campaign advert newsletter page website domain branch commit issue release build test
-dataset table model image
-""")
-HELD_OUT_NOUNS = words("""
-yacht telescope orchestra passport museum vaccine elevator pizza haircut submarine drone fountain bakery
-tournament antenna library scooter wedding rental
-""")
-TEXT_PARAMETERS = words("""
-title label category topic subject theme genre artist author brand model color material style owner department
-group channel source target reason comment description keyword query text content note message tag destination
-origin address country region language currency_name status_text product customer username nickname item folder
-path mode_name device project team venue street platform version
-""")
-HELD_OUT_TEXT = words("chef sponsor flavor captain breed instrument landmark dialect fabric pilot")
-NUMBER_PARAMETERS = words("""
-count limit amount quantity size width height weight depth speed volume brightness level priority score rating
-price budget age year page floor room seats guests nights minutes seconds hours days port radius temperature
-max_results duration distance percent discount offset length capacity
-""")
-HELD_OUT_NUMBER = words("altitude voltage servings laps candles passengers dosage humidity")
-BOOLEAN_PARAMETERS = words("""
-urgent public private recursive verbose express gift_wrap notify repeat vegetarian insured refundable encrypted
-compressed anonymous
-""")
 HELD_OUT_BOOLEAN = ["waterproof", "organic", "overnight", "signed"]
 ENUM_PARAMETERS: dict[str, tuple[str, ...]] = {
     "unit": ("celsius", "fahrenheit", "kelvin"),

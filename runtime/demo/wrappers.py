@@ -30,10 +30,11 @@ GREETINGS = (
     "<, |. >",
 )  # fmt: skip
 ENDINGS = (
-    "<, |, |, | >< please|thanks|please|thank you|if you can|if possible|if you like|right now|now|quickly|"
-    "will you|would you|right away|at once|soon|for me|for us|for my friend|when you can|as soon as you can|"
-    "without delay|as I said|if you please|this time|once more|once again|in one go|like before|as usual|dear|friend>"
+    "<, |, |, | ><please|thanks|please|thank you|if you can|if possible|if you like|right now|now|quickly|"
+    "will you|would you|right away|at once|for me|for us|when you can|as soon as you can|"
+    "without delay|as I said|if you please|this time|once more|once again|in one go|like before|as usual>"
     "<.|.|!||>",
+    ", <dear|friend|my friend|Sirocco|soon|for my friend><.|.|!||>",
     "<. |! ><Thanks|Thank you|That is all|I need it|It is urgent|Be quick|Please hurry|Much appreciated|I need this|"
     "Thanks a lot|Many thanks|Hurry up|Good luck|Please|Do it now|No hurry|Cheers|I will wait|That would be nice|"
     "It matters|Bye|See you|Well done so far|Do it well|I count on you><.|!>",

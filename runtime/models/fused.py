@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from sirocco.kernels.backend import FORCE_TRITON
 from sirocco.kernels.native.layer import Layer, LayerParts, LayerSizes, LinearParts, StepPlace
+from sirocco.kernels.native.ops import GATES
 from sirocco.runtime.models.attention import Attention
 from sirocco.runtime.models.block import PreNormBlock
 from sirocco.runtime.models.cache import Cache, KvCache
@@ -13,8 +14,6 @@ from sirocco.runtime.models.mlp import GatedMlp
 from sirocco.runtime.models.norm import Norm, RmsNorm
 from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, MlpSpec
 from sirocco.runtime.models.step import Step
-
-GATES = {"silu": "silu", "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def fuse(block: nn.Module, spec: BlockSpec, cache: Cache) -> "FusedLayer | None":
@@ -28,7 +27,7 @@ def fuse(block: nn.Module, spec: BlockSpec, cache: Cache) -> "FusedLayer | None"
         return None
     attention, ffn = spec.mixer, spec.ffn
     assert isinstance(attention, AttentionSpec) and isinstance(ffn, MlpSpec)
-    if FORCE_TRITON or attention.sinks or block.multiplier != 1.0 or ffn.activation not in GATES:
+    if FORCE_TRITON or attention.sinks or block.multiplier != 1.0 or mlp.gate not in GATES:
         return None
     if not isinstance(cache, KvCache) or cache.k.dtype is not torch.bfloat16 or attention.head_dim % 2:
         return None
@@ -48,7 +47,7 @@ def fuse(block: nn.Module, spec: BlockSpec, cache: Cache) -> "FusedLayer | None"
         softcap=attention.softcap,
         window=attention.window,
         interleaved=mixer.interleaved,
-        gate=GATES[ffn.activation],
+        gate=mlp.gate,
     )
     parts = LayerParts(mixer_norm, ffn_norm, q_norm, k_norm, qkv, out, gate_up, down, cache.k, cache.v)
     return FusedLayer(Layer(parts, sizes), mixer.rope_index)

@@ -10,13 +10,19 @@ from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.linear import FusedLinear, Linear
 from sirocco.runtime.models.spec import MlpSpec
 
+GATES = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 GATED: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": swiglu,
-    "swish": swiglu,
     "gelu": partial(geglu, tanh=False),
-    "gelu_new": partial(geglu, tanh=True),
-    "gelu_pytorch_tanh": partial(geglu, tanh=True),
+    "gelu_tanh": partial(geglu, tanh=True),
 }
+
+
+def gate_of(spec: MlpSpec) -> str:
+    """Which of GATED an activation's name means."""
+    if spec.activation not in GATES:
+        raise ModelLoadError(f"unknown activation {spec.activation!r} of a gated feed-forward")
+    return GATES[spec.activation]
 
 
 class GatedMlp(nn.Module):
@@ -24,9 +30,8 @@ class GatedMlp(nn.Module):
 
     def __init__(self, spec: MlpSpec, width: int) -> None:
         super().__init__()
-        if spec.activation not in GATED:
-            raise ModelLoadError(f"unknown activation {spec.activation!r} of a gated feed-forward")
-        self.activation = GATED[spec.activation]
+        self.gate = gate_of(spec)
+        self.activation = GATED[self.gate]
         self.gate_up = FusedLinear(width, {"gate": spec.hidden, "up": spec.hidden}, spec.bias)
         self.down = Linear(spec.hidden, width, spec.bias)
 

@@ -18,10 +18,9 @@ from sirocco.kernels.moe import (
     route_sparse_mixer,
     route_top_k_softmax,
 )
-from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.interleaved import ColumnExperts, Mxfp4Experts
 from sirocco.runtime.models.linear import Weight, make_weight
-from sirocco.runtime.models.mlp import GATED, make_mlp
+from sirocco.runtime.models.mlp import GATED, gate_of, make_mlp
 from sirocco.runtime.models.spec import (
     MoeSpec,
     SigmoidRouting,
@@ -153,6 +152,4 @@ EXPERTS: dict[str, Callable[[MoeSpec, int], RowExperts | ColumnExperts]] = {
 def _activation(spec: MoeSpec) -> Callable[[Tensor], Tensor]:
     if spec.clamp is not None:
         return partial(clamped_swiglu, alpha=spec.clamp.alpha, limit=spec.clamp.limit)
-    if spec.expert.activation not in GATED:
-        raise ModelLoadError(f"unknown activation {spec.expert.activation!r} of a gated feed-forward")
-    return GATED[spec.expert.activation]
+    return GATED[gate_of(spec.expert)]

@@ -9,16 +9,27 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo import documents, families, lore, natural, patterns, schemas, wrappers
+from sirocco.runtime.demo import (
+    documents,
+    families,
+    families_further,
+    lexicon,
+    lore,
+    natural,
+    patterns,
+    schemas,
+    wrappers,
+)
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
+from sirocco.runtime.demo.family import Family
 from sirocco.runtime.demo.operations import OPERATIONS
 from sirocco.runtime.demo.phrasing import has_unseen, shared, worded
 from sirocco.runtime.demo.programs import printed_by
 from sirocco.runtime.demo.rendering import TEMPLATE, encode, prompt, render
 from sirocco.runtime.demo.tools import Call, Tool, dumps
-from sirocco.runtime.demo.values import WORDS, Values, held_out
+from sirocco.runtime.demo.values import Values, held_out
 
 DEMO = TEMPLATE.parent
 
@@ -76,8 +87,9 @@ def test_training_and_test_share_no_wording(name: str) -> None:
 
 def test_a_family_is_asked_for_in_the_test_only_where_it_has_a_wording_that_training_lacks() -> None:
     train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
-    assert natural.families(train, "train") == list(families.FAMILIES)
+    assert natural.families(train, "train") == (*families.FAMILIES, *families_further.FURTHER_FAMILIES)
     asked = natural.families(test, "train")
+    assert not set(asked) & set(families_further.FURTHER_FAMILIES)
     assert len(families.FAMILIES) * 0.8 < len(asked) < len(families.FAMILIES)
     for family in asked:
         worded(test, family.frames)
@@ -98,21 +110,49 @@ def test_programs_are_judged_by_what_they_print() -> None:
 
 def test_held_out_schemas_are_not_in_training() -> None:
     for pool, other in (
-        (schemas.NOUNS, schemas.HELD_OUT_NOUNS),
-        (schemas.TEXT_PARAMETERS, schemas.HELD_OUT_TEXT),
-        (schemas.NUMBER_PARAMETERS, schemas.HELD_OUT_NUMBER),
+        (lexicon.NOUNS, lexicon.HELD_OUT_NOUNS),
+        (lexicon.TEXT_PARAMETERS, lexicon.HELD_OUT_TEXT),
+        (lexicon.NUMBER_PARAMETERS, lexicon.HELD_OUT_NUMBER),
         (schemas.VERBS, schemas.HELD_OUT_VERBS),
         (schemas.ENUM_PARAMETERS, schemas.HELD_OUT_ENUM),
     ):
         assert not set(pool) & set(other)
-    trained = {name for family in families.FAMILIES for name in family.names.split("|")}
+    every = (*families.FAMILIES, *families_further.FURTHER_FAMILIES)
+    trained = {name for family in every for name in family.names.split("|")}
     unseen = {name for family in families.HELD_OUT_FAMILIES for name in family.names.split("|")}
     assert not trained & unseen
     (verbs, nouns), (new_verbs, new_nouns) = patterns.VOCABULARY["train"], patterns.VOCABULARY["test"]
     assert not set(new_verbs) & {*verbs, *schemas.VERBS}
-    assert not set(new_nouns) & {*nouns, *schemas.NOUNS, *WORDS}
+    assert not set(new_nouns) & {*nouns, *lexicon.NOUNS, *lexicon.WORDS}
     declared = {tool.name for talk in talks(400) for tool in talk.tools}
     assert not declared & unseen
+    assert not set(patterns.STAND_INS) & {*new_verbs, *new_nouns, *lexicon.HELD_OUT_NOUNS}
+    assert not any(held_out(word) for word in patterns.STAND_INS)
+
+
+def test_a_disguised_function_is_asked_for_by_its_new_words() -> None:
+    family = Family("get_weather", "Weather for a town", "town:city", ("what is the weather in {0}", "Weather in {0}"))
+    seen = set()
+    for seed in range(60):
+        values = Values(random.Random(seed), "train")
+        declared = natural.disguised(natural.declare(family, values.rng), values, family.frames[0])
+        word = declared.tool.name.removeprefix("get_")
+        clause, call = natural.ask(declared, values, family.frames[0])
+        assert f"the {word} in" in clause
+        assert natural.renamed("Weather", declared.others) == word.capitalize()
+        assert list(call.arguments) == [parameter.name for parameter in declared.tool.parameters] == ["town"]
+        seen.add(word)
+    assert "weather" in seen
+    assert len(seen) > 10
+
+
+def test_only_plain_training_text_ends_with_calls() -> None:
+    assert any(talk.unanswered for talk in talks(40))
+    pirates = [conversation(f"p{i}", "train", "train", manner="pirate") for i in range(40)]
+    assert not any(talk.unanswered for talk in (*talks(40, "test"), *pirates))
+    for talk in talks(40):
+        called = bool(talk.exchanges[-1].calls)
+        assert ("tool_calls" in talk.messages()[-1]) == (talk.unanswered and called)
 
 
 def test_calls_fit_the_declared_functions_and_parse_back() -> None:
@@ -121,6 +161,8 @@ def test_calls_fit_the_declared_functions_and_parse_back() -> None:
         assert len(tools) == len(talk.tools)
         said = [text.removesuffix("<|im_end|>") for text, mine in render(talk) if mine]
         expected = [turn for e in talk.exchanges for turn in ([e.calls, ()] if e.calls else [()])]
+        if talk.unanswered and talk.exchanges[-1].calls:
+            del expected[-1]
         for text, calls in zip(said, expected, strict=True):
             if not calls:
                 assert "<tool_call>" not in text
