@@ -10,9 +10,8 @@ from functools import cache, partial
 
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.families import FAMILIES, HELD_OUT_FAMILIES
-from sirocco.runtime.demo.families_further import FURTHER_FAMILIES
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families import FAMILIES, FURTHER_FAMILIES, HELD_OUT_FAMILIES
+from sirocco.runtime.demo.families.family import Family
 from sirocco.runtime.demo.lexicon import words
 from sirocco.runtime.demo.patterns import stand_in
 from sirocco.runtime.demo.phrasing import has_unseen, shared, worded

@@ -49,7 +49,7 @@ class Plan:
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
     "base": Plan(BASE, steps=7600, tokens=6144),
-    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=1300),
+    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=3000),
     "lora": Plan(BASE, steps=220, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
 }
 

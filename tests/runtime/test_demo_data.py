@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from sirocco.runtime.demo import (
     documents,
     families,
-    families_further,
     lexicon,
     lore,
     natural,
@@ -23,7 +22,7 @@ from sirocco.runtime.demo import (
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 from sirocco.runtime.demo.operations import OPERATIONS
 from sirocco.runtime.demo.phrasing import has_unseen, shared, worded
 from sirocco.runtime.demo.programs import printed_by
@@ -87,9 +86,9 @@ def test_training_and_test_share_no_wording(name: str) -> None:
 
 def test_a_family_is_asked_for_in_the_test_only_where_it_has_a_wording_that_training_lacks() -> None:
     train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
-    assert natural.families(train, "train") == (*families.FAMILIES, *families_further.FURTHER_FAMILIES)
+    assert natural.families(train, "train") == (*families.FAMILIES, *families.FURTHER_FAMILIES)
     asked = natural.families(test, "train")
-    assert not set(asked) & set(families_further.FURTHER_FAMILIES)
+    assert not set(asked) & set(families.FURTHER_FAMILIES)
     assert len(families.FAMILIES) * 0.8 < len(asked) < len(families.FAMILIES)
     for family in asked:
         worded(test, family.frames)
@@ -117,7 +116,7 @@ def test_held_out_schemas_are_not_in_training() -> None:
         (schemas.ENUM_PARAMETERS, schemas.HELD_OUT_ENUM),
     ):
         assert not set(pool) & set(other)
-    every = (*families.FAMILIES, *families_further.FURTHER_FAMILIES)
+    every = (*families.FAMILIES, *families.FURTHER_FAMILIES)
     trained = {name for family in every for name in family.names.split("|")}
     unseen = {name for family in families.HELD_OUT_FAMILIES for name in family.names.split("|")}
     assert not trained & unseen

@@ -1,8 +1,8 @@
-"""Everyday functions about the office, files, software, school and customers: as in families.py."""
+"""Everyday functions about the office, files, software, school and customers: as in common.py."""
 
 from __future__ import annotations
 
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 
 __all__ = ["WORK"]
 

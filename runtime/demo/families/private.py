@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 
 __all__ = ["PRIVATE"]
 

@@ -1,8 +1,8 @@
-"""Everyday functions about travel, vehicles, roads, luggage, borders, ships and camping: as in families.py."""
+"""Everyday functions about travel, vehicles, roads, luggage, borders, ships and camping: as in common.py."""
 
 from __future__ import annotations
 
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 
 __all__ = ["TRAVEL"]
 

@@ -1,12 +1,12 @@
-"""Everyday functions about guards, harbors, aviation, call centers, housing, events and rescue: as in families.py."""
+"""Everyday functions about guards, harbors, aviation, call centers, housing, events and rescue: as in common.py."""
 
 from __future__ import annotations
 
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 
-__all__ = ["OPERATIONS_OF"]
+__all__ = ["OPERATIONS"]
 
-OPERATIONS_OF = (
+OPERATIONS = (
     Family("dispatch_patrol|send_guards|guard_round", "Send the guards on a patrol|Start a round of the watchmen", "",
         ("send the guards out", "start a patrol around the premises", "I heard steps by the fence, dispatch a patrol",
          "can the watchmen walk their round now", "have a guard check the perimeter", "it is time for a guard round",

@@ -1,8 +1,8 @@
-"""Everyday functions about mills, mines, power plants, workshops, crafts and shifts: as in families.py."""
+"""Everyday functions about mills, mines, power plants, workshops, crafts and shifts: as in common.py."""
 
 from __future__ import annotations
 
-from sirocco.runtime.demo.family import Family
+from sirocco.runtime.demo.families.family import Family
 
 __all__ = ["INDUSTRY"]
 

@@ -1,0 +1,55 @@
+"""Everyday functions that training never sees."""
+
+from __future__ import annotations
+
+from sirocco.runtime.demo.families.family import Family
+
+__all__ = ["HELD_OUT"]
+
+HELD_OUT = (
+    Family("lookup_postcode|get_zip_code", "Find the postal code of a town", "town|municipality:city",
+        ("what is the postal code of {0}", "find the zip code for {0}", "which postcode does {0} have",
+            "give me the postcode of {0}"), "postcode:code"),
+    Family("rent_bicycle|hire_bike", "Rent a bicycle", "station|pickup:city hours|rental_hours:small",
+        ("rent a bicycle in {0} for {1} hours", "I need a bike at {0} for {1} hours",
+            "hire a bike from {0} for {1} hours", "get me a bicycle in {0} for {1} hours"), "bike:code"),
+    Family("water_plants|irrigate", "Water the plants in an area", "area|zone:word liters|amount:small",
+        ("water the plants in the {0} with {1} liters", "give the {0} {1} liters of water",
+            "use {1} liters to water the {0}", "irrigate the {0} with {1} liters"), "status:word"),
+    Family("find_doctor|search_physician", "Find a doctor by specialty and city",
+        "specialty|field:word city|area:city", ("find a {0} doctor in {1}", "I need a doctor for {0} in {1}",
+        "which doctor in {1} treats {0}", "look for a {0} doctor in {1}"), "doctor:fullname"),
+    Family("submit_expense|file_expense", "Submit an expense", "amount|sum:number purpose|reason:phrase",
+        ("submit an expense of {0} for {1}", "file {0} dollars spent on {1}", "I spent {0} on {1}, submit it",
+            "hand in an expense of {0} for {1}"), "claim:code"),
+    Family("adjust_brightness|dim_screen", "Set the brightness of a screen", "percent|level:small screen|display:word",
+        ("set the brightness of the {1} to {0} percent", "dim the {1} screen to {0}",
+            "make the {1} screen {0} percent bright", "put the brightness of {1} at {0}"), "status:word"),
+    Family("charge_card|bill_card", "Charge an amount to a customer's card",
+        "customer|holder:name amount|total:number", ("charge {0} {1} dollars", "bill {1} to the card of {0}",
+        "take {1} dollars from {0}", "charge the card of {0} with {1}"), "receipt:code"),
+    Family("call_taxi|request_ride", "Order a taxi", "pickup|from:city dropoff|to:city passengers|riders:small?",
+        ("call a taxi from {0} to {1}[ for {2} people]", "I need a ride from {0} to {1}[ for {2} passengers]",
+            "order a cab from {0} to {1}[, {2} people]", "get me a taxi from {0} to {1}[ for {2}]"),
+            "driver:name minutes:small"),
+    Family("feed_pet|dispense_food", "Feed a pet", "pet|animal:name grams|portion:int", ("feed {0} {1} grams",
+        "give {0} {1} grams of food", "give {1} grams to {0}", "feed my pet {0} with {1} grams"), "status:word"),
+    Family("record_workout|log_exercise", "Record a workout", "exercise|activity:word repetitions|reps:small",
+        ("record {1} repetitions of {0}", "log {1} {0}", "I did {1} {0}, record it", "write down {1} reps of {0}"),
+            "calories:int"),
+    Family("lookup_isbn|find_book", "Look up a book by its ISBN", "isbn|isbn_number:code",
+        ("look up the book with ISBN {0}", "which book has the ISBN {0}", "find the book {0}",
+            "what book is ISBN {0}"), "title:phrase"),
+    Family("lock_door|secure_entrance", "Lock a door", "door|entrance:word delay|wait_seconds:small?",
+        ("lock the {0} door[ after {1} seconds]", "lock the door {0}[ in {1} seconds]",
+            "secure the {0} door[ after {1} seconds]", "please lock the {0}[ with a delay of {1}]"), "status:word"),
+    Family("get_tide|tide_table", "Times of the tide at a harbor", "harbor|port:city date|day:date",
+        ("when is the tide in {0} on {1}", "tide in {0} on {1}", "what is the tide at {0} on {1}",
+            "look up the tide for {0} on {1}"), "high_tide:time"),
+    Family("mix_paint|blend_colors", "Mix two colors of paint", "first_color|base:word second_color|accent:word",
+        ("mix {0} paint with {1}", "what do I get from {0} and {1} paint", "blend {0} and {1}",
+            "mix the colors {0} and {1}"), "color:word"),
+    Family("grade_essay|score_essay", "Grade a student's essay", "student|author:name essay|title:phrase",
+        ("grade the essay {1} by {0}", "score {0}'s essay {1}", "give a grade for {1} written by {0}",
+            "grade {0} for the essay {1}"), "grade:small"),
+)  # fmt: skip
