@@ -1,6 +1,7 @@
 """The ASGI application: a route table and what happens around every request."""
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -8,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from sirocco.api.errors import HttpError
-from sirocco.api.guard import PREFLIGHT_HEADERS, Guard
+from sirocco.api.guard import Guard, preflight_headers
 from sirocco.api.http import Exchange, Receive, Scope, Send
 from sirocco.api.options import ServerOptions
 from sirocco.api.routes import chat, completions, embeddings, health, models
 from sirocco.api.service import Service
-from sirocco.runtime.errors import EngineUnavailableError, SiroccoError
+from sirocco.runtime.errors import EngineUnavailableError, OverloadedError, SiroccoError
 
 if TYPE_CHECKING:
     from sirocco.runtime.async_engine import AsyncEngine
@@ -31,6 +32,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/embeddings": {"POST": embeddings.embeddings},
 }
 _PATTERNS = [(path, re.compile(path.replace("{}", "(.+)"))) for path in ROUTES if "{}" in path]
+CUT_SECONDS = 2.0  # for every request that is cut off to be told
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -46,6 +48,7 @@ class App:
         self.service = Service(engine, options)
         self._guard = Guard(options)
         self._open: set[Exchange] = set()
+        self._refusal: SiroccoError | None = None  # of everything, once the server has been cut off
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -66,11 +69,14 @@ class App:
         return True
 
     async def cut(self, reason: SiroccoError | None = None) -> None:
-        """End every running request with an error, and wait until each has been told."""
+        """End every running request with an error, refuse all others, and wait for `CUT_SECONDS` at most."""
         self.service.draining = True
+        self._refusal = reason or EngineUnavailableError("The server is shutting down.")
         for exchange in self._open:
-            exchange.interrupt(reason or EngineUnavailableError("The server is shutting down."))
-        await self._idle.wait()
+            exchange.interrupt(self._refusal)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_SECONDS):
+                await self._idle.wait()
 
     async def _answer(self, exchange: Exchange) -> None:
         start = time.perf_counter()
@@ -82,8 +88,10 @@ class App:
             exchange.request_id = _request_id(exchange)
             exchange.reply_headers.append((b"x-request-id", exchange.request_id.encode("latin-1")))
             if self._guard.admit(exchange):
-                await exchange.reply(204, b"", headers=PREFLIGHT_HEADERS)
+                await exchange.reply(204, b"", headers=preflight_headers(exchange))
                 return
+            if self._refusal is not None:
+                raise self._refusal
             route, handler, arguments = _find(exchange)
             await handler(self.service, exchange, *arguments)
         except asyncio.CancelledError:
@@ -92,6 +100,8 @@ class App:
             exchange.resume()
             await exchange.fail(exchange.interruption)
         except Exception as error:
+            if isinstance(error, OverloadedError):
+                self.service.metrics.rejected += 1
             await exchange.fail(error)
         finally:
             metrics = self.service.metrics

@@ -19,6 +19,7 @@ from sirocco.runtime.errors import (
 
 Header = tuple[bytes, bytes]
 
+MAX_MESSAGE = 1000  # characters; some sentences quote what the client sent
 INTERNAL_MESSAGE = "The server failed while handling this request."
 
 
@@ -96,6 +97,7 @@ def _failure(
     status: int, message: str, param: str | None = None, code: str | None = None, headers: tuple[Header, ...] = ()
 ) -> Failure:
     default = "server_error" if status >= 500 else "invalid_request_error"
+    message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
     return Failure(status, ErrorBody(ErrorDetail(message, _TYPES.get(status, default), param, code)), headers)
 
 

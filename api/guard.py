@@ -8,10 +8,9 @@ from sirocco.api.errors import Header, HttpError
 from sirocco.api.http import Exchange
 from sirocco.api.options import ServerOptions
 
-WILDCARD_BINDS = frozenset({"0.0.0.0", "::", ""})
-OPEN_PATHS = frozenset({"/health"})  # need no key
+WILDCARD_BINDS = frozenset({"0.0.0.0", "::"})
+OPEN_PATHS = frozenset({"/health"})  # need no key, and no Host: HTTP/1.0 probes send none
 _CORS_METHODS = b"GET, POST, PUT, DELETE"
-_CORS_HEADERS = b"content-type, authorization, x-api-key, anthropic-version, anthropic-beta, x-request-id"
 
 
 def is_loopback(host: str) -> bool:
@@ -39,7 +38,8 @@ class Guard:
         Raises `HttpError` 403 for an unknown Host or a foreign Origin, 401 for a missing or wrong key.
         """
         host = exchange.headers.get(b"host", b"").decode("latin-1").lower()
-        if not self._knows_host(_without_port(host)):
+        nameless_probe = not host and exchange.path in OPEN_PATHS
+        if not nameless_probe and not self._knows_host(_without_port(host)):
             raise HttpError(403, "This Host is not served here; see --allowed-host.", "host_not_allowed")
         origin = exchange.headers.get(b"origin")
         if origin is not None:
@@ -74,11 +74,13 @@ class Guard:
         return any(matches)
 
 
-PREFLIGHT_HEADERS: tuple[Header, ...] = (
-    (b"access-control-allow-methods", _CORS_METHODS),
-    (b"access-control-allow-headers", _CORS_HEADERS),
-    (b"access-control-max-age", b"600"),
-)
+def preflight_headers(exchange: Exchange) -> tuple[Header, ...]:
+    """What an admitted page may send: whatever headers it asks for, since clients add their own."""
+    return (
+        (b"access-control-allow-methods", _CORS_METHODS),
+        (b"access-control-allow-headers", exchange.headers.get(b"access-control-request-headers", b"")),
+        (b"access-control-max-age", b"600"),
+    )
 
 
 def _authority(origin: str) -> str | None:

@@ -25,9 +25,11 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 _T = TypeVar("_T")
+_A = TypeVar("_A")
 
 JSON = b"application/json"
 FAREWELL_SECONDS = 1.0  # for telling a client that may not read why its answer ends
+LARGE_BODY = 256 * 1024  # bytes: what a larger body says is worked through off the event loop
 
 log = logging.getLogger("sirocco.api")
 _encoder = msgspec.json.Encoder()
@@ -48,6 +50,7 @@ class Exchange:
         self.stream: EventStream | None = None
         self.request_id = ""
         self.arrived = 0.0  # when the whole request was there, in seconds of `time.perf_counter()`
+        self._num_body_bytes = 0
         self._receive = receive
         self.send = send
         self._task = asyncio.current_task()
@@ -85,6 +88,7 @@ class Exchange:
                 raise _too_large(limit)
             if not message.get("more_body", False):
                 self.arrived = time.perf_counter()
+                self._num_body_bytes = len(body)
                 return bytes(body)
 
     async def json(self, decoder: msgspec.json.Decoder[_T]) -> _T:
@@ -96,6 +100,12 @@ class Exchange:
             return decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise invalid_json(error) from None
+
+    async def work_through(self, function: Callable[[_A], _T], request: _A) -> _T:
+        """`function(request)`, on a thread when the body was so large that others would have to wait for it."""
+        if self._num_body_bytes <= LARGE_BODY:
+            return function(request)
+        return await asyncio.to_thread(function, request)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:

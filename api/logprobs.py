@@ -1,11 +1,15 @@
 """Log probabilities in the two shapes OpenAI has for them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 from sirocco.api.schemas.chat import ChoiceLogprobs, ContentLogprob, TopLogprob
 from sirocco.api.schemas.completions import CompletionLogprobs
 from sirocco.runtime.request import TokenLogprob
+from sirocco.runtime.text.detokenize import Detokenizer
+from sirocco.runtime.text.tokenizer import Tokenizer
 
 
 class TokenNames(Protocol):
@@ -34,36 +38,63 @@ def chat_logprobs(entries: Sequence[TokenLogprob], names: TokenNames) -> ChoiceL
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt as the text in front of its completion, with or without its special tokens."""
+
+    text: str = ""
+    skip_special_tokens: bool = False
+
+    def offsets(self, token_ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+        """Where in the text each of the prompt's tokens begins."""
+        detokenizer = Detokenizer(tokenizer, self.skip_special_tokens)
+        pieces = [detokenizer.push((token_id,)) for token_id in token_ids]
+        begins = accumulate(map(len, pieces[:-1]), initial=-self._begin(token_ids, pieces, tokenizer.special_ids))
+        return [min(max(begin, 0), len(self.text)) for begin in begins]
+
+    def _begin(self, token_ids: Sequence[int], pieces: Sequence[str], special_ids: frozenset[int]) -> int:
+        """Where the text begins among the pieces: behind what the tokenizer put in front of it."""
+        joined = "".join(pieces)
+        at = 0
+        for token_id, piece in zip(token_ids, pieces, strict=True):
+            if token_id not in special_ids or joined.startswith(self.text, at):
+                break
+            at += len(piece)
+        return max(joined.find(self.text, at), at)
+
+
 class LegacyLogprobs:
-    """The completions shape, piece by piece: `text_offset` counts on from one piece to the next."""
+    """The completions shape, piece by piece: `text_offset` counts on from one piece to the next.
 
-    def __init__(self, names: TokenNames) -> None:
-        self._names = names
-        self._offset = 0
+    A token begins where the text of those before it ends, so it shares the offset of the character it completes.
+    """
 
-    def skip(self, text: str) -> None:
-        """Count a text that comes without log probabilities."""
-        self._offset += len(text)
+    def __init__(self, tokenizer: Tokenizer, echo: Echo) -> None:
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, continues=True)
+        self._echo = echo
+        self._offset = len(echo.text)
 
     def add(self, entries: Sequence[TokenLogprob]) -> CompletionLogprobs:
         """The next tokens of the text."""
         piece = CompletionLogprobs([], [], [], [])
         for entry in entries:
-            self._append(piece, entry.token_id, entry)
+            self._append(piece, entry.token_id, entry, self._offset)
+            self._offset += len(self._detokenizer.push((entry.token_id,)))
         return piece
 
-    def add_prompt(self, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
-        """The tokens of an echoed prompt, of which the first has no probability."""
+    def prompt(self, token_ids: Sequence[int], entries: Sequence[TokenLogprob | None]) -> CompletionLogprobs:
+        """The tokens of the echoed prompt, of which the first has no probability."""
         piece = CompletionLogprobs([], [], [], [])
-        for token_id, entry in zip(token_ids, entries, strict=True):
-            self._append(piece, token_id, entry)
+        offsets = self._echo.offsets(token_ids, self._tokenizer)
+        for token_id, entry, offset in zip(token_ids, entries, offsets, strict=True):
+            self._append(piece, token_id, entry, offset)
         return piece
 
-    def _append(self, piece: CompletionLogprobs, token_id: int, entry: TokenLogprob | None) -> None:
-        text = self._names.token_text(token_id)
+    def _append(self, piece: CompletionLogprobs, token_id: int, entry: TokenLogprob | None, offset: int) -> None:
+        text = self._tokenizer.token_text(token_id)
         piece.tokens.append(text)
-        piece.text_offset.append(self._offset)
-        self._offset += len(text)
+        piece.text_offset.append(offset)
         if entry is None:
             piece.token_logprobs.append(None)
             piece.top_logprobs.append(None)
@@ -71,7 +102,7 @@ class LegacyLogprobs:
         piece.token_logprobs.append(entry.logprob)
         top = {text: entry.logprob}
         for other, logprob in _by_rank(entry):
-            top.setdefault(self._names.token_text(other), logprob)  # texts may coincide; the likelier one stays
+            top.setdefault(self._tokenizer.token_text(other), logprob)  # texts may coincide; the likelier one stays
         piece.top_logprobs.append(top)
 
 

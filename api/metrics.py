@@ -3,16 +3,19 @@
 Recording is plain integer arithmetic on one thread; the Prometheus families are built when somebody asks for them.
 """
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sirocco.runtime.errors import RequestCancelledError
 from sirocco.runtime.request import Choice, FinishReason, StreamEvent
 from sirocco.runtime.wire import EngineStats
 
@@ -72,9 +75,9 @@ class Metrics:
             histogram = self.http_seconds[method, path] = Histogram(_HTTP_BOUNDS)
         histogram.observe(seconds)
 
-    def request(self, start: float) -> "RequestMeter":
+    def request(self, start: float, num_choices: int) -> "RequestMeter":
         """A meter for a request that arrived at `start`, in `time.perf_counter()` seconds."""
-        return RequestMeter(self, start)
+        return RequestMeter(self, start, num_choices)
 
     def exposition(self) -> bytes:
         """Everything in the Prometheus text format."""
@@ -82,14 +85,26 @@ class Metrics:
 
 
 class RequestMeter:
-    """Times one generation request. Time to first token and between tokens are seen on streams only."""
+    """Times one generation request. Time to first token and between tokens are seen on streams only.
 
-    __slots__ = ("_last", "_metrics", "_start")
+    Leaving it as a context counts the choices that have not finished, as "abort" or, after a failure, as "error".
+    """
 
-    def __init__(self, metrics: Metrics, start: float) -> None:
+    __slots__ = ("_last", "_metrics", "_num_running", "_start")
+
+    def __init__(self, metrics: Metrics, start: float, num_choices: int) -> None:
         self._metrics = metrics
         self._start = start
+        self._num_running = num_choices
         self._last: dict[int, float] = {}
+
+    def __enter__(self) -> "RequestMeter":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._num_running:
+            aborted = error is None or isinstance(error, asyncio.CancelledError | RequestCancelledError)
+            self._metrics.finished["abort" if aborted else "error"] += self._num_running
 
     def observe(self, event: StreamEvent) -> None:
         """Record one stream event as it arrives."""
@@ -107,6 +122,7 @@ class RequestMeter:
             self._last[event.index] = now
         if event.finish_reason is not None:
             self._metrics.finished[event.finish_reason] += 1
+            self._num_running -= 1
         if event.usage is not None:
             self._metrics.latency.observe(time.perf_counter() - self._start)
 
@@ -114,6 +130,7 @@ class RequestMeter:
         """Record a request that was answered whole."""
         for choice in choices:
             self._metrics.finished[choice.finish_reason] += 1
+        self._num_running -= len(choices)
         self._metrics.latency.observe(time.perf_counter() - self._start)
 
 

@@ -135,7 +135,7 @@ async def _end(app: App, options: ServerOptions, signals: _Signals) -> None:
             options.drain_timeout,
         )
         await _unless(signals.second, app.drain(options.drain_timeout))
-    await app.cut()
+    await _unless(signals.second, app.cut())
 
 
 def _announce(host: str, port: int, model: str) -> None:

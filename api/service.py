@@ -2,23 +2,26 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from sirocco.api.http import Exchange
 from sirocco.api.metrics import Metrics
 from sirocco.api.options import ServerOptions
-from sirocco.runtime.errors import EngineUnavailableError, ModelNotFoundError, OverloadedError, RequestError
-from sirocco.runtime.request import SamplingParams
+from sirocco.runtime.errors import (
+    EngineUnavailableError,
+    ModelNotFoundError,
+    OverloadedError,
+    RequestError,
+    TemplateError,
+)
 from sirocco.runtime.text.tools import ToolParser, tool_parser
 from sirocco.runtime.wire import EngineStats
 
 if TYPE_CHECKING:  # imports nothing at run time: routes are typed against it, tests pass a fake
     from sirocco.runtime.async_engine import AsyncEngine
-    from sirocco.runtime.stream import RequestStream
 
 FINGERPRINT = "sirocco"
+MAX_NAME = 256  # characters of a model's name that are repeated to the client
 
 
 class Service:
@@ -30,6 +33,7 @@ class Service:
         self.metrics = Metrics(lambda: engine.model_id, self.stats)
         self.created = int(time.time())
         self.draining = False
+        self._num_rendering = 0
 
     def stats(self) -> EngineStats | None:
         return self.engine.client.stats if self.engine.client.state == "ready" else None
@@ -49,30 +53,31 @@ class Service:
         if unready is not None:
             raise EngineUnavailableError(unready[1])
         if model not in (None, "default", self.engine.model_id):
-            raise ModelNotFoundError(model)
+            raise ModelNotFoundError(model[:MAX_NAME])
         return self.engine.model_id
 
-    async def submit(self, prompt: str | list[int], params: SamplingParams) -> "RequestStream":
-        """Hand a prompt to the engine."""
-        token_ids = await self.engine.tokenize(prompt) if isinstance(prompt, str) else prompt
+    async def render(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
+    ) -> list[int]:
+        """The prompt of a conversation. Raises `OverloadedError` when too many requests wait for theirs."""
+        client = self.engine.client
+        limit = client.info.max_num_seqs + client.info.max_waiting
+        if self._num_rendering + client.num_open >= limit:
+            raise OverloadedError(f"{limit} requests are waiting or running, which is the limit; try again later")
+        self._num_rendering += 1
         try:
-            return self.engine.submit(token_ids, params)
-        except OverloadedError:
-            self.metrics.rejected += 1
-            raise
-
-    @asynccontextmanager
-    async def generate(
-        self, exchange: Exchange, prompt: str | list[int], params: SamplingParams
-    ) -> AsyncIterator["RequestStream"]:
-        """Run one request for as long as the block lasts: leaving it, or the client leaving, cancels."""
-        async with exchange.watched(), await self.submit(prompt, params) as stream:
-            yield stream
+            return await self.engine.render_chat(messages, tools, **variables)
+        finally:
+            self._num_rendering -= 1
 
     def tool_parser(self) -> Callable[[], ToolParser] | None:
-        """What reads tool calls in the text of this model, or None when its template knows no tools."""
-        template = self.engine.template
-        return tool_parser(template.source) if template is not None else None
+        """What reads tool calls in the text of this model, or None when its template knows no tools or is unclear."""
+        if self.engine.template is None:
+            return None
+        try:
+            return tool_parser(self.engine.template.source)
+        except TemplateError:
+            return None
 
 
 def check_stream_options(stream: bool, given: bool) -> None:

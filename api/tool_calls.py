@@ -15,16 +15,39 @@ from sirocco.runtime.text.tools import (
 )
 
 
+class OneCallParser:
+    """Reads an answer as another parser does, up to the end of its first well-formed call."""
+
+    def __init__(self, parser: ToolParser) -> None:
+        self.tags = parser.tags
+        self._parser = parser
+        self._ended = False
+
+    def push(self, text: str) -> list[ToolEvent]:
+        """Events that became certain with this text."""
+        return [] if self._ended else self._up_to_end(self._parser.push(text))
+
+    def finish(self) -> list[ToolEvent]:
+        """Events of what was held back."""
+        return [] if self._ended else self._up_to_end(self._parser.finish())
+
+    def _up_to_end(self, events: list[ToolEvent]) -> list[ToolEvent]:
+        for count, event in enumerate(events, 1):
+            if isinstance(event, ToolCallEnd):
+                self._ended = True
+                return events[:count]
+        return events
+
+
 class ToolCallStream:
-    """Turns the text of one choice into content and pieces of calls. `only_first` drops every call after the first.
+    """Turns the text of one choice into content and pieces of calls.
 
     A call that turns out malformed has been announced by then; its text follows as content and it is not counted.
     """
 
-    def __init__(self, parser: ToolParser, only_first: bool) -> None:
+    def __init__(self, parser: ToolParser) -> None:
         self.num_calls = 0  # complete ones
         self._parser = parser
-        self._only_first = only_first
 
     def push(self, text: str) -> tuple[str, list[ToolCallDelta]]:
         """The content and the calls' pieces that `text` completes, at most one piece a call."""
@@ -40,8 +63,6 @@ class ToolCallStream:
         for event in events:
             if isinstance(event, ContentDelta):
                 content.append(event.text)
-            elif self._only_first and event.index > 0:
-                continue
             elif isinstance(event, ToolCallEnd):
                 self.num_calls += 1
             elif isinstance(event, ToolCallStart):
@@ -55,8 +76,7 @@ class ToolCallStream:
         return "".join(content), list(pieces.values())
 
 
-def whole_calls(parser: ToolParser, text: str, only_first: bool) -> tuple[str, list[ToolCall]]:
+def whole_calls(parser: ToolParser, text: str) -> tuple[str, list[ToolCall]]:
     """The content and the calls of a finished text."""
     content, calls = parse_tool_calls(text, parser)
-    kept = calls[:1] if only_first else calls
-    return content, [ToolCall(new_id("call_"), FunctionCall(call.name, call.arguments)) for call in kept]
+    return content, [ToolCall(new_id("call_"), FunctionCall(call.name, call.arguments)) for call in calls]

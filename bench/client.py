@@ -4,11 +4,12 @@ A protocol, not asyncio's streams: a block of bytes is looked at once, as it com
 """
 
 import asyncio
+import re
 import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -16,6 +17,7 @@ from sirocco.runtime.errors import RequestError
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_EVENT_BYTES = 16 * 2**20
+_VISIBLE = re.compile(r"[!-~]*")  # what a request line and a header may hold
 
 
 class _Text(msgspec.Struct):
@@ -194,8 +196,9 @@ class StreamProtocol(asyncio.Protocol):
         while (end := self._events.find(b"\n\n")) >= 0:
             event = bytes(self._events[:end])
             del self._events[: end + 2]
-            if event.startswith(b"data:"):
-                self._take(event[5:].strip(), now)
+            data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+            if data:
+                self._take(data, now)
         if len(self._events) > MAX_EVENT_BYTES:
             raise ValueError("an event is too long")
 
@@ -242,27 +245,50 @@ def _has_text(choice: _Choice) -> bool:
     return delta is not None and bool(delta.content or delta.reasoning_content or delta.tool_calls)
 
 
+def _split(base_url: str) -> tuple[SplitResult, str]:
+    """A URL's parts and its host as name servers know it. Raises `RequestError`."""
+    try:
+        parts = urlsplit(base_url)
+        host = (parts.hostname or "").encode("idna").decode()
+        port = parts.port
+    except ValueError:
+        raise RequestError(f"{base_url!r} is not a URL") from None
+    if parts.username is not None or parts.password is not None:
+        raise RequestError("a URL with a user name or password is not supported")
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise RequestError(f"{base_url!r} is not an http or https URL")
+    if parts.query or parts.fragment or not _VISIBLE.fullmatch(host + parts.path):
+        raise RequestError(f"{base_url!r} holds more than a host, a port and a path of visible ASCII characters")
+    return parts, host
+
+
 class Client:
     """Connections to one server, used again when they are free."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RequestError(f"{base_url!r} is not an http or https URL")
-        self._host = parts.hostname
+        """Connects later. `timeout` in seconds. Raises `RequestError` for a URL or key that no request can have."""
+        parts, self._host = _split(base_url)
+        if api_key is not None and not _VISIBLE.fullmatch(api_key):
+            raise RequestError("an API key holds visible ASCII characters only")
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = parts.path.rstrip("/")
         self._timeout = timeout
+        authority = f"[{self._host}]" if ":" in self._host else self._host
+        if parts.port is not None:
+            authority += f":{parts.port}"
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._headers = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n{key}"
+        self._headers = f"Host: {authority}\r\nContent-Type: application/json\r\n{key}"
         self._free: list[StreamProtocol] = []
 
     def encode(self, path: str, payload: Any) -> bytes:
-        """The bytes of a POST, made before its time is taken."""
-        body = msgspec.json.encode(payload)
+        """The bytes of a POST, made before its time is taken. Raises `RequestError` for text that is not Unicode."""
+        try:
+            body = msgspec.json.encode(payload)
+        except UnicodeEncodeError:
+            raise RequestError("the request is not valid Unicode: there is a lone surrogate") from None
         head = f"POST {self._path}{path} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
-        return head.encode("latin-1") + body
+        return head.encode("ascii") + body
 
     async def post(self, message: bytes) -> Outcome:
         """Send an encoded request on a free connection or a new one."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sirocco.bench import report
+from sirocco.bench.peers import files
 
 COLUMNS = (
     ("part", "part"),
@@ -54,7 +55,10 @@ class Part:
 
 
 def measure(bench: GpuBench) -> list[dict[str, Any]]:
-    """One row a part, also written to the folder together with what the parts wrote."""
+    """One row a part, also written to the folder together with what the parts wrote.
+
+    Raises `RequestError` when the folder cannot be written at the end.
+    """
     folder = bench.out / folder_name(bench)
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * bench.minutes
@@ -62,7 +66,8 @@ def measure(bench: GpuBench) -> list[dict[str, Any]]:
     for part in plan(bench):
         allowed = max(LEAST_SECONDS, part.share * (deadline - time.monotonic()))
         rows.append(_run(part, folder, allowed))
-    (folder / "gpu.json").write_text(json.dumps({"parts": rows, "versions": _versions()}, indent=2) + "\n")
+    text = json.dumps({"parts": rows, "versions": _versions()}, indent=2) + "\n"
+    files.replace_all(folder, {"gpu.json": text.encode()})
     return rows
 
 
@@ -108,9 +113,23 @@ def _run(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
             outcome = "passed" if status == 0 else f"failed ({status})"
         except subprocess.TimeoutExpired:
             outcome = f"stopped after {seconds:.0f} s"
-    row: dict[str, Any] = {"part": part.name, "outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+    took = round(time.monotonic() - started, 1)
+    try:
+        figures = _figures(result)
+    except ValueError:  # cut off, as by the end of the part's time
+        figures = {}
+        outcome = "failed (its figures cannot be read)" if outcome == "passed" else outcome
+    return {"part": part.name, "outcome": outcome, "seconds": took, "figures": figures}
+
+
+def _figures(result: Path) -> dict[str, Any]:
+    """What a part wrote, of a list only its length; nothing where there is no file. Raises ValueError."""
     figures = json.loads(result.read_text() or "{}") if result.exists() else {}
-    return row | {"figures": figures if isinstance(figures, dict) else {"rows": len(figures)}}
+    if isinstance(figures, list):
+        return {"rows": len(figures)}
+    if not isinstance(figures, dict):
+        raise ValueError("neither figures nor rows")
+    return figures
 
 
 def folder_name(bench: GpuBench) -> str:

@@ -24,6 +24,7 @@ COLUMNS = (
     ("prompt", "prompt_len"),
     ("gen", "gen_len"),
     ("conc.", "concurrency"),
+    ("max seqs", "max_num_seqs"),
     ("prefill tok/s", "prefill_tps"),
     ("decode tok/s", "decode_tps"),
     ("TTFT ms p50", "ttft_ms.p50"),
@@ -181,6 +182,7 @@ def _check_lengths(info: EngineInfo, bench: OfflineBench) -> None:
 def _facts(info: EngineInfo, load_seconds: float, bench: OfflineBench) -> dict[str, Any]:
     return {
         "load_s": round(load_seconds, 3),
+        "max_num_seqs": info.max_num_seqs,
         "device": report.cpu_name() if info.device == "cpu" else info.device,
         "dtype": info.dtype,
         "model": bench.model_shape or info.model,

@@ -4,14 +4,17 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from sirocco.bench.peers import files
 from sirocco.runtime.errors import RequestError
 
 _FILE_WIDTH = 160  # columns, where there is no terminal to ask
@@ -21,20 +24,30 @@ Columns = Sequence[tuple[str, str]]  # heading, and the key or key.subkey of a r
 
 
 def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> None:
-    """Show a table, on stderr when the JSON goes to stdout, and write the JSON where asked."""
+    """Show a table, on stderr when the JSON goes to stdout, and write the JSON where asked.
+
+    Raises `RequestError` when one of them cannot be written, BrokenPipeError when nobody reads it.
+    """
     to_stdout = json_file == "-"
     console = Console(stderr=to_stdout)
     if not console.is_terminal:
         console = Console(stderr=to_stdout, width=_FILE_WIDTH)
-    console.print(sheet(rows[0], columns) if len(rows) == 1 else table(rows, columns))
+    with _refusals_told("the output"):
+        console.print(sheet(rows[0], columns) if len(rows) == 1 else table(rows, columns))
     if json_file is None:
         return
     text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
     if to_stdout:
-        sys.stdout.buffer.write(text)
+        with _refusals_told("the output"):
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
         return
-    with open(json_file, "wb") as file:
-        file.write(text)
+    path = Path(json_file)
+    with _refusals_told(json_file):
+        if _is_replaced(path):
+            files.replace(_behind_links(path), text)
+        else:
+            path.write_bytes(text)
 
 
 def table(rows: Sequence[Row], columns: Columns) -> Table:
@@ -58,14 +71,34 @@ def sheet(row: Row, columns: Columns) -> Table:
 
 
 def check_writable(json_file: str | None) -> None:
-    """Raises `RequestError` now rather than after the measuring when the file cannot be written."""
-    if json_file in (None, "-"):
+    """Raises `RequestError` now rather than after the measuring when the file cannot be written; makes no file."""
+    if json_file is None or json_file == "-":
         return
+    path = Path(json_file)
+    with _refusals_told(json_file):
+        if path.exists():
+            path.open("ab").close()
+        if _is_replaced(path):
+            files.check_replaceable(_behind_links(path))
+
+
+@contextmanager
+def _refusals_told(name: str) -> Iterator[None]:
     try:
-        with open(str(json_file), "ab"):
-            pass
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise RequestError(f"{json_file} cannot be written: {error.strerror}") from None
+        raise RequestError(f"{name} cannot be written: {error.strerror}") from None
+
+
+def _is_replaced(path: Path) -> bool:
+    """A file is, in one move, so that older results outlive a full disk; a pipe or a device is written to."""
+    return path.is_file() or not path.exists()
+
+
+def _behind_links(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def peak_rss_mib() -> float:

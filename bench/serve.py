@@ -38,6 +38,7 @@ COLUMNS = (
 )
 
 _PROBE_WORDS = 32
+_SHORT_PROBE_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,14 @@ async def _measure(bench: ServeBench) -> dict[str, Any]:
     finally:
         client.close()
     return {
-        "prompt_len": bench.prompt_len,
-        "gen_len": bench.gen_len,
-        "concurrency": bench.concurrency if bench.request_rate is None else None,
+        "prompt_len": bench.prompt_len if bench.dataset is None else None,
+        "gen_len": bench.gen_len if bench.dataset is None else None,
+        "concurrency": min(bench.concurrency, bench.num_prompts) if bench.request_rate is None else None,
         "request_rate": bench.request_rate,
         **figures(outcomes, wall, bench.goodput),
         "client_cpu_s": round(cpu, 3),
         "client_cpu_share": round(cpu / wall, 4),
-        "peak_rss_mib": report.peak_rss_mib(),
+        "client_peak_rss_mib": report.peak_rss_mib(),
         "model": bench.model,
         "path": f"{bench.base_url} {bench.endpoint}",
         "seed": bench.seed,
@@ -94,19 +95,21 @@ async def _measure(bench: ServeBench) -> dict[str, Any]:
         "prefill_tps": None,
         "decode_tps": None,
         "load_s": None,
+        "peak_rss_mib": None,
         "device": None,
         "dtype": None,
     }
 
 
 def figures(outcomes: Sequence[Outcome], wall: float, goodput: dict[str, float]) -> dict[str, Any]:
-    """All that follows from what the client saw within `wall` seconds."""
+    """All that follows from what the client saw within `wall` seconds; what a server did not count is None."""
     good = [outcome for outcome in outcomes if outcome.error is None and outcome.arrivals]
     empty = sum(1 for outcome in outcomes if outcome.error is None and not outcome.arrivals)
     errors = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
     if empty:
         errors["no_text"] = empty
-    prompt_tokens = sum(outcome.prompt_tokens for outcome in good)
+    counted = all(outcome.prompt_tokens for outcome in good)
+    prompt_tokens = sum(outcome.prompt_tokens for outcome in good) if counted else None
     output_tokens = sum(_num_tokens(outcome) for outcome in good)
     within = sum(1 for outcome in good if _meets(outcome, goodput))
     return {
@@ -117,7 +120,7 @@ def figures(outcomes: Sequence[Outcome], wall: float, goodput: dict[str, float])
         "output_tokens": output_tokens,
         "request_throughput": round(len(good) / wall, 3),
         "output_tps": round(output_tokens / wall, 3),
-        "total_tps": round((prompt_tokens + output_tokens) / wall, 3),
+        "total_tps": None if prompt_tokens is None else round((prompt_tokens + output_tokens) / wall, 3),
         "goodput": round(within / wall, 3) if goodput else None,
         "goodput_limits_ms": goodput or None,
         "ttft_ms": summary([_ttft(outcome) for outcome in good]),
@@ -157,15 +160,34 @@ def _meets(outcome: Outcome, limits: dict[str, float]) -> bool:
 
 
 async def _prompts(bench: ServeBench, client: Client, rng: random.Random) -> list[Prompt]:
-    """The prompts; random ones are as long as asked by the server's own count of a first, unmeasured request."""
-    probe = Prompt(workload.random_text(_PROBE_WORDS, rng), 1)
-    outcome = await client.post(_encode(bench, client, probe))
-    if outcome.error is not None:
-        raise EngineUnavailableError(f"the server at {bench.base_url} does not answer as expected: {outcome.error}")
+    """The prompts; random ones are as long as asked by the server's own count of first, unmeasured requests."""
+    num_tokens = await _count(bench, client, rng, _PROBE_WORDS)
     if bench.dataset is not None:
         return workload.from_dataset(bench.dataset, bench.num_prompts, bench.gen_len)
-    words = round(bench.prompt_len * _PROBE_WORDS / (outcome.prompt_tokens or _PROBE_WORDS))
-    return [Prompt(workload.random_text(max(words, 1), rng), bench.gen_len) for _ in range(bench.num_prompts)]
+    words = max(1, await _num_words(bench, client, rng, num_tokens))
+    return [Prompt(workload.random_text(words, rng), bench.gen_len) for _ in range(bench.num_prompts)]
+
+
+async def _num_words(bench: ServeBench, client: Client, rng: random.Random, num_tokens: int) -> int:
+    """How many words make the length asked for, when `_PROBE_WORDS` make `num_tokens`.
+
+    A second probe tells what a word takes from what a template adds to any text.
+    """
+    proportional = round(bench.prompt_len * _PROBE_WORDS / num_tokens)
+    words = proportional if proportional >= 2 * _PROBE_WORDS else _SHORT_PROBE_WORDS
+    more_words = words - _PROBE_WORDS
+    more_tokens = await _count(bench, client, rng, words) - num_tokens
+    if more_words * more_tokens <= 0:
+        return proportional  # these counts say nothing of lengths
+    return round(_PROBE_WORDS + (bench.prompt_len - num_tokens) * more_words / more_tokens)
+
+
+async def _count(bench: ServeBench, client: Client, rng: random.Random, words: int) -> int:
+    """The tokens of a prompt of so many random words as the server counts them; the words where it does not count."""
+    outcome = await client.post(_encode(bench, client, Prompt(workload.random_text(words, rng), 1)))
+    if outcome.error is not None:
+        raise EngineUnavailableError(f"the server at {bench.base_url} does not answer as expected: {outcome.error}")
+    return outcome.prompt_tokens or words
 
 
 def _encode(bench: ServeBench, client: Client, prompt: Prompt) -> bytes:
@@ -189,7 +211,7 @@ async def _load(bench: ServeBench, client: Client, messages: Sequence[bytes], rn
         async def worker() -> list[Outcome]:
             return [await client.post(message) for message in waiting]
 
-        parts = await asyncio.gather(*(worker() for _ in range(bench.concurrency)))
+        parts = await asyncio.gather(*(worker() for _ in range(min(bench.concurrency, len(messages)))))
         return [outcome for part in parts for outcome in part]
     loop = asyncio.get_running_loop()
     start = loop.time()

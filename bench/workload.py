@@ -1,5 +1,6 @@
 """What a load test asks for: prompts, arrival times, limits for goodput."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,10 @@ def parse_goodput(items: Sequence[str]) -> dict[str, float]:
         if name not in GOODPUT_NAMES:
             raise RequestError(f"--goodput knows {', '.join(GOODPUT_NAMES)}, got {item!r}")
         try:
-            limits[name] = float(value)
+            limit = float(value)
         except ValueError:
-            raise RequestError(f"--goodput wants NAME:MILLISECONDS, got {item!r}") from None
+            limit = -1.0
+        if not 0 <= limit < math.inf:
+            raise RequestError(f"--goodput wants NAME:MILLISECONDS of 0 or more, got {item!r}")
+        limits[name] = limit
     return limits

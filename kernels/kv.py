@@ -22,9 +22,11 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
         write_kv_torch(k, v, k_cache, v_cache, slot_mapping)
 
 
-def write_kv_torch(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    """The definition of `write_kv`."""
-    if bool((slot_mapping < 0).any()):
+def write_kv_torch(
+    k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor, padded: bool = True
+) -> None:
+    """The definition of `write_kv`. Not `padded`, no slot is negative, and it does not look for one."""
+    if padded and bool((slot_mapping < 0).any()):
         rows = (slot_mapping >= 0).nonzero().squeeze(-1)
         k, v, slot_mapping = k[rows], v[rows], slot_mapping[rows]
     block_size = k_cache.shape[2]
@@ -46,11 +48,12 @@ def norm_rope_write(
     slot_mapping: Tensor,
     num_heads: int,
     num_kv_heads: int,
+    padded: bool = True,
 ) -> Tensor:
     """Split qkv [T, (H + 2 Hkv) D], norm q and k per head, rotate them, store k and v; return q [T, H, D].
 
     A weight [D] of None skips that norm; cos and sin [T, R / 2] of None skip the rotation. The caches [N, Hkv, S, D]
-    change in place as in `write_kv`.
+    change in place as in `write_kv`. Who knows that no slot is negative says that they are not `padded`.
     """
     if use_triton(qkv):
         from sirocco.kernels.triton import kv
@@ -71,15 +74,19 @@ def norm_rope_write(
     else:
         q = _norm_rotate(q, q_weight, eps, cos, sin, interleaved)
         k = _norm_rotate(k, k_weight, eps, cos, sin, interleaved)
-    write_kv_torch(k, v, k_cache, v_cache, slot_mapping)
+    write_kv_torch(k, v, k_cache, v_cache, slot_mapping, padded)
     return q
 
 
 def _native_fits(
     q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, k_cache: Tensor, slot_mapping: Tensor
 ) -> bool:
-    narrow = all(x is None or x.dtype is torch.bfloat16 for x in (q_weight, k_weight, k_cache))
-    return narrow and (cos is None or cos.dtype is torch.float32) and slot_mapping.dtype is torch.int64
+    if k_cache.dtype is not torch.bfloat16 or slot_mapping.dtype is not torch.int64:
+        return False
+    if q_weight is not None and k_weight is not None and q_weight.dtype is not k_weight.dtype:
+        return False
+    norms = all(weight is None or weight.dtype in native.NORM_DTYPES for weight in (q_weight, k_weight))
+    return norms and (cos is None or cos.dtype is torch.float32)
 
 
 def _norm_rotate(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sirocco.kernels.backend import use_native
@@ -26,7 +25,7 @@ class PackedWeight:
 
 
 def pack_linear(weight: Tensor) -> PackedWeight | Tensor:
-    """Lay weight [N, K] out for `linear`; returns it untouched where no packed product exists.
+    """Lay weight [N, K] out for `packed_linear`; returns it untouched where no packed product exists.
 
     The packed form shares no memory with weight, so let go of weight afterwards.
     """
@@ -55,13 +54,6 @@ def packed_linear(x: Tensor, packed: PackedWeight, bias: Tensor | None = None, w
         return native.linear(x, packed.blocks, packed.shape[0], bias, dtype)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.blocks, bias, "none", [], "")
     return out.float() if wide else out
-
-
-def linear(x: Tensor, weight: PackedWeight | Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x [..., K] times weight [N, K], transposed, plus bias [N], as [..., N]."""
-    if isinstance(weight, PackedWeight):
-        return packed_linear(x, weight, bias)
-    return F.linear(x, weight, bias)
 
 
 def _packable(weight: Tensor) -> bool:

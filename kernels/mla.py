@@ -21,12 +21,12 @@ _EXPANDED_BYTES = 64 << 20  # keys and values of as many heads as are made at a 
 _SCORE_BYTES = 4 << 20  # scores of one product
 
 
-def write_latent(latent: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+def write_latent(latent: Tensor, cache: Tensor, slot_mapping: Tensor, padded: bool = True) -> None:
     """Store latent [T, R + P] in the cache [N, S, R + P], in place, at slot_mapping [T] (block * S + offset).
 
-    A row with a negative slot is padding and is not written.
+    A row with a negative slot is padding and is not written. Not `padded`, there is none.
     """
-    if bool((slot_mapping < 0).any()):
+    if padded and bool((slot_mapping < 0).any()):
         rows = (slot_mapping >= 0).nonzero().squeeze(-1)
         latent, slot_mapping = latent[rows], slot_mapping[rows]
     cache.view(-1, cache.shape[-1]).index_copy_(0, slot_mapping, latent.to(cache.dtype))
@@ -42,6 +42,7 @@ def norm_rope_write_latent(
     interleaved: bool,
     cache: Tensor,
     slot_mapping: Tensor,
+    padded: bool = True,
 ) -> None:
     """Turn the last P dims of the heads of q [T, H, D + P] and store the latents of kv [T, R + P], both in place.
 
@@ -53,7 +54,7 @@ def norm_rope_write_latent(
 
         mla.norm_rope_write_latent(q, kv, weight, eps, cos, sin, interleaved, cache, slot_mapping)
     else:
-        norm_rope_write_latent_torch(q, kv, weight, eps, cos, sin, interleaved, cache, slot_mapping)
+        norm_rope_write_latent_torch(q, kv, weight, eps, cos, sin, interleaved, cache, slot_mapping, padded)
 
 
 def norm_rope_write_latent_torch(
@@ -66,6 +67,7 @@ def norm_rope_write_latent_torch(
     interleaved: bool,
     cache: Tensor,
     slot_mapping: Tensor,
+    padded: bool = True,
 ) -> None:
     """The definition of `norm_rope_write_latent`."""
     rank = len(weight)
@@ -74,7 +76,7 @@ def norm_rope_write_latent_torch(
     turned = rotate_torch(parts, cos, sin, interleaved)
     turning.copy_(turned[:, :-1])
     latent = rms_norm_torch(kv[:, :rank], weight, eps)
-    write_latent(torch.cat((latent, turned[:, -1]), -1), cache, slot_mapping)
+    write_latent(torch.cat((latent, turned[:, -1]), -1), cache, slot_mapping, padded)
 
 
 def latent_attention(q: Tensor, w_k: Tensor, w_v: Tensor, cache: Tensor, batch: AttentionBatch, scale: float) -> Tensor:

@@ -17,7 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         from sirocco.kernels.triton import norm
 
         return norm.rms_norm(x, weight, eps)
-    if use_native(x) and weight.dtype is x.dtype:
+    if use_native(x) and weight.dtype in native.NORM_DTYPES:
         return native.rms_norm(x, weight, eps)
     return rms_norm_torch(x, weight, eps)
 
@@ -37,7 +37,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         from sirocco.kernels.triton import norm
 
         return norm.add_rms_norm(x, residual, weight, eps)
-    if use_native(x) and residual.dtype is weight.dtype is x.dtype:
+    if use_native(x) and residual.dtype is x.dtype and weight.dtype in native.NORM_DTYPES:
         return native.add_rms_norm(x, residual, weight, eps)
     residual = residual + x
     return rms_norm_torch(residual, weight, eps), residual

@@ -9,15 +9,11 @@ from sirocco.kernels.backend import use_triton
 _AT_ONCE = 1 << 18
 
 
-def rope_tables(inv_freq: Tensor, positions: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return cos and sin [T, R / 2] of the angles positions [T] x inv_freq [R / 2], times `scale`.
-
-    float32 unless inv_freq is wider. `scale` is the attention factor of scaled rotary variants (YaRN, longrope).
-    """
+def rope_tables(inv_freq: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [T, R / 2] of the angles positions [T] x inv_freq [R / 2], in float32 unless that is wider."""
     wide = torch.promote_types(inv_freq.dtype, torch.float32)
     angles = positions[..., None].to(wide) * inv_freq.to(wide)
-    cos, sin = angles.cos(), angles.sin()
-    return (cos, sin) if scale == 1.0 else (cos * scale, sin * scale)
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from sirocco.runtime.background import in_background
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.config import ModelConfig, read_config
-from sirocco.runtime.errors import RequestError
+from sirocco.runtime.errors import EngineUnavailableError, RequestError, TemplateError
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.local_client import LocalClient
 from sirocco.runtime.models.registry import class_name
@@ -22,12 +23,13 @@ from sirocco.runtime.stream import RequestStream
 from sirocco.runtime.text.chat import ChatTemplate, TemplateRenderer
 from sirocco.runtime.text.detokenize import Detokenizer
 from sirocco.runtime.text.tokenizer import Tokenizer, load_tokenizer
+from sirocco.runtime.text.tools import tool_parser
 from sirocco.runtime.wire import EngineOptions
 
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
 
-LONG_TEXT = 50_000  # characters: longer texts are tokenised off the event loop
+LONG_TEXT = 50_000  # characters, of all texts of a call: more are tokenised off the event loop
 
 
 class AsyncEngine:
@@ -38,6 +40,7 @@ class AsyncEngine:
 
     tokenizer: Tokenizer
     config: ModelConfig
+    _room: asyncio.Semaphore  # for the prompts of lists, with half of the queue left to others
 
     def __init__(
         self,
@@ -89,9 +92,10 @@ class AsyncEngine:
         """Load the model and what belongs to it. Raises `ModelLoadError`."""
         if self._started:
             return
-        folder = self._find()
-        self._read_folder(folder)
-        await self.client.start(folder)
+        folder = await in_background(self._find)
+        await in_background(lambda: self._read_folder(folder))
+        info = await self.client.start(folder)
+        self._room = asyncio.Semaphore(info.max_num_seqs + max(info.max_waiting, 1) // 2)
         self._started = True
 
     async def close(self) -> None:
@@ -110,6 +114,16 @@ class AsyncEngine:
         self.config = read_config(folder, class_name(self._arch))
         self.tokenizer = load_tokenizer(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer, self._renderer, self._chat_template)
+        if self.template is None:
+            return
+        with contextlib.suppress(TemplateError):  # none of its templates is the default: each request will hear of it
+            parser = tool_parser(self.template.source)
+            if parser is not None:
+                self.tokenizer.show(parser().tags)
+
+    def _check_started(self) -> None:
+        if not hasattr(self, "tokenizer"):
+            raise EngineUnavailableError("the engine has not been started")
 
     # Requests.
 
@@ -119,6 +133,7 @@ class AsyncEngine:
         Raises at once, before anything is computed: `RequestError` for what the caller got wrong, `OverloadedError`
         when the queue is full, `EngineUnavailableError` when the engine is not ready.
         """
+        self._check_started()
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info)
@@ -128,14 +143,20 @@ class AsyncEngine:
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; a long one does not hold up the event loop."""
-        if len(text) < LONG_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+        return (await self._encode([text], add_special_tokens))[0]
+
+    async def _encode(self, texts: list[str], add_special_tokens: bool = True) -> list[list[int]]:
+        self._check_started()
+        if sum(map(len, texts)) < LONG_TEXT:
+            return [self.tokenizer.encode(text, add_special_tokens) for text in texts]
+        # `encode` of the tokenizers library would hold up all threads (the GIL), its `encode_batch` does not.
+        return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_special_tokens)
 
     async def render_chat(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None = None, **variables: Any
+        self, messages: list[Message], /, tools: list[dict[str, Any]] | None = None, **variables: Any
     ) -> list[int]:
         """The prompt of a conversation, ready for the answer. Raises `RequestError` and `TemplateError`."""
+        self._check_started()
         if self.template is None:
             raise RequestError("this model has no chat template; send a prompt instead of messages", "messages")
         text = await self.template.arender(messages, tools, **variables)
@@ -162,18 +183,20 @@ class AsyncEngine:
         `params` of a list may be a list too, one for each prompt.
         """
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
-            assert not isinstance(params, Sequence)
-            return await self.submit(prompts, params).result()  # type: ignore[arg-type]
+            if isinstance(params, Sequence):
+                raise RequestError("one prompt takes one set of sampling parameters, not a list", "params")
+            (token_ids,) = await self.tokenize_inputs([prompts])  # type: ignore[list-item]
+            return await self.submit(token_ids, params).result()
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts came with {len(each)} sampling parameters", "params")
-        return await self._generate_all(prompts, each)  # type: ignore[arg-type]
+        return await self._generate_all(await self.tokenize_inputs(prompts), each)  # type: ignore[arg-type]
 
-    async def _generate_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams | None]) -> list[Result]:
-        room = asyncio.Semaphore(self.client.info.max_num_seqs + max(self.client.info.max_waiting, 1) // 2)
-
-        async def one(prompt: Prompt, each: SamplingParams | None) -> Result:
-            async with room:
+    async def _generate_all(
+        self, prompts: Sequence[list[int]], params: Sequence[SamplingParams | None]
+    ) -> list[Result]:
+        async def one(prompt: list[int], each: SamplingParams | None) -> Result:
+            async with self._room:
                 return await self.submit(prompt, each).result()
 
         tasks = [asyncio.ensure_future(one(*pair)) for pair in zip(prompts, params, strict=True)]
@@ -207,8 +230,9 @@ class AsyncEngine:
         return numbers[0] if isinstance(texts, str) else numbers
 
     async def tokenize_inputs(self, texts: Sequence[Prompt], truncate: bool = False) -> list[list[int]]:
-        """Token ids of texts to embed; with `truncate` as many of each as the model takes."""
-        sequences = [await self.tokenize(text) if isinstance(text, str) else list(text) for text in texts]
+        """Token ids of texts, without holding up the event loop; with `truncate` as many of each as the model takes."""
+        encoded = iter(await self._encode([text for text in texts if isinstance(text, str)]))
+        sequences = [next(encoded) if isinstance(text, str) else list(text) for text in texts]
         if not truncate:
             return sequences
         limit = self.client.info.max_model_len
@@ -216,13 +240,15 @@ class AsyncEngine:
 
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
-        async with self.submit(prompt, params) as events:
+        (token_ids,) = await self.tokenize_inputs([prompt])
+        async with self.submit(token_ids, params) as events:
             async for event in events:
                 yield event
 
     async def chat(
         self,
         messages: list[Message],
+        /,
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,
@@ -233,6 +259,7 @@ class AsyncEngine:
     async def stream_chat(
         self,
         messages: list[Message],
+        /,
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,

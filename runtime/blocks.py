@@ -46,6 +46,7 @@ class BlockPool:
         if num_blocks < 2:
             raise ValueError(f"a pool needs at least one block beside the null block, got num_blocks={num_blocks}")
         self.num_blocks = num_blocks
+        self.num_registered = 0  # names given so far, those of evicted blocks included
         self._refs = [0] * num_blocks
         self._empty = deque(range(1, num_blocks))  # free and unknown to the prefix cache
         self._cached: dict[int, None] = {}  # free, still holding a known content; oldest first
@@ -98,6 +99,7 @@ class BlockPool:
         if name not in self._block_of and block not in self._name_of:
             self._block_of[name] = block
             self._name_of[block] = name
+            self.num_registered += 1
 
     def forget(self) -> None:
         """Drop every cached content that no request uses."""

@@ -1,9 +1,9 @@
 """From options to an engine core: load the model, size the cache, wire scheduler and runner together."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from sirocco.runtime.runner import ModelRunner
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.sequence import Regimes
 from sirocco.runtime.snapshots import Snapshots
+from sirocco.runtime.system_memory import available_memory
 from sirocco.runtime.warmup import warm_up
 from sirocco.runtime.wire import EngineInfo, EngineOptions
 
@@ -63,12 +64,13 @@ def build_engine(options: EngineOptions) -> tuple[Core, EngineInfo]:
 def _build_embedder(folder: Path, options: EngineOptions) -> tuple[EmbedCore, EngineInfo]:
     started = time.perf_counter()
     embedder = load_embedder(folder, options.dtype, options.device, options.progress, options.arch)
+    embedder = replace(embedder, max_len=min(embedder.max_len, options.max_model_len or embedder.max_len))
     model, device = embedder.backbone.model, embedder.backbone.device
     dtype = model.embed.weight.dtype
     _check_operators(model.spec.layers, dtype, device)
     info = EngineInfo(
         model=model_id(options.model),
-        max_model_len=min(embedder.max_len, options.max_model_len or embedder.max_len),
+        max_model_len=embedder.max_len,
         vocab_size=model.spec.vocab_size,
         block_size=0,
         num_blocks=0,
@@ -193,14 +195,4 @@ def _default_kv_memory(device: torch.device) -> int:
         case "mps":
             return int(torch.mps.recommended_max_memory() * GPU_KV_SHARE) - torch.mps.current_allocated_memory()
         case _:
-            return min(CPU_KV_MEMORY, _available_memory() // 4)
-
-
-def _available_memory() -> int:
-    """Bytes that programs can still take: `MemAvailable` where Linux says, else all of physical memory."""
-    try:
-        with open("/proc/meminfo") as lines:
-            found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        found = []
-    return found[0] if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            return min(CPU_KV_MEMORY, available_memory() // 4)

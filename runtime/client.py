@@ -18,6 +18,7 @@ from sirocco.runtime.errors import (
     RequestError,
     SiroccoError,
 )
+from sirocco.runtime.resolve import checked_ids
 from sirocco.runtime.wire import (
     Abort,
     Command,
@@ -30,6 +31,8 @@ from sirocco.runtime.wire import (
     Pause,
     SequenceOutput,
 )
+
+_MAX_DIMENSIONS = 2**31 - 1
 
 EngineState = Literal["starting", "ready", "restarting", "failed", "closed"]
 
@@ -57,7 +60,7 @@ class EngineClient(ABC):
         self._info: EngineInfo | None = None
         self._ids = itertools.count(1)
         self._open: dict[int, tuple[EngineRequest, Sink, set[int]]] = {}  # with the choices that still run
-        self._embeds: dict[int, asyncio.Future[list[bytes]]] = {}
+        self._embeds: dict[int, tuple[EmbedRequest, asyncio.Future[list[bytes]]]] = {}
 
     @abstractmethod
     async def start(self, folder: Path | None = None) -> EngineInfo:
@@ -103,10 +106,12 @@ class EngineClient(ABC):
         Raises as `add` does, and `RequestError` for sequences or dimensions that the model does not take.
         """
         self._admit("embed")
+        _check_dimensions(dimensions)
+        sequences = [checked_ids(sequence, self.info.vocab_size, "input") for sequence in sequences]
         request = EmbedRequest(self.next_id(), sequences, dimensions)
         done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        self._embeds[request.id] = done
         self._send(request)
+        self._embeds[request.id] = (request, done)
         try:
             return await done
         finally:
@@ -147,8 +152,9 @@ class EngineClient(ABC):
         """Hand a step's outputs to their sinks; those of aborted requests are dropped."""
         self.stats = outputs.stats
         for embedded in outputs.embedded:
-            if (done := self._embeds.pop(embedded.id, None)) is not None and not done.done():
-                _settle(done, embedded)
+            asked = self._embeds.pop(embedded.id, None)
+            if asked is not None and not asked[1].done():
+                _settle(asked[1], embedded)
         for output in outputs.outputs:
             entry = self._open.get(output.id)
             if entry is None or output.index not in entry[2]:
@@ -159,16 +165,22 @@ class EngineClient(ABC):
                     del self._open[output.id]
             entry[1].push(output)
 
-    def _fail_all(self, error: SiroccoError) -> list[EngineRequest]:
+    def _fail_all(self, error: SiroccoError) -> list[EngineRequest | EmbedRequest]:
         """End every open request with an error; returns the requests."""
         entries, self._open = list(self._open.values()), {}
         for _, sink, _ in entries:
             sink.fail(error)
         embeds, self._embeds = list(self._embeds.values()), {}
-        for done in embeds:
+        for _, done in embeds:
             if not done.done():
                 done.set_exception(error)
-        return [request for request, _, _ in entries]
+        return [*(entry[0] for entry in entries), *(request for request, _ in embeds)]
+
+
+def _check_dimensions(dimensions: int | None) -> None:
+    """Which numbers a model offers is its own affair; this is about what can be sent to it."""
+    if dimensions is not None and (type(dimensions) is not int or not 1 <= dimensions <= _MAX_DIMENSIONS):
+        raise RequestError(f"dimensions must be an integer between 1 and {_MAX_DIMENSIONS}", "dimensions")
 
 
 def _settle(done: "asyncio.Future[list[bytes]]", embedded: Embedded) -> None:

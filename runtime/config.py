@@ -52,6 +52,10 @@ class Fields:
             raise self.error(name, f"must be between {minimum} and {maximum}, got {_shown(value)}")
         return value
 
+    def nullable_integer(self, name: str, default: int | None) -> int | None:
+        """The integer `name`, or None where it is null; `default` where it is absent."""
+        return self.optional_integer(name) if name in self else default
+
     def number(
         self, name: str, default: float | None = None, minimum: float = -math.inf, maximum: float = math.inf
     ) -> float:
@@ -62,11 +66,12 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else _float(value)
+        if not math.isfinite(number):
             raise self.error(name, f"must be a finite number, got {_shown(value)}")
-        if not minimum <= value <= maximum:
+        if not minimum <= number <= maximum:
             raise self.error(name, f"must be between {minimum:g} and {maximum:g}, got {_shown(value)}")
-        return float(value)
+        return number
 
     def boolean(self, name: str, default: bool | None = None) -> bool:
         value = self.values.get(name)
@@ -304,6 +309,14 @@ def _generation_defaults(fields: Fields) -> GenerationDefaults:
         repetition_penalty=fields.optional_number("repetition_penalty", 1e-3, 1e3),
         max_new_tokens=fields.optional_integer("max_new_tokens"),
     )
+
+
+def _float(value: float) -> float:
+    """The number, an integer too, as a float; infinity for integers beyond them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _shown(value: object) -> str:

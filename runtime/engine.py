@@ -1,8 +1,12 @@
 """`Engine`: the same verbs without asyncio."""
 
 import asyncio
+import atexit
+import os
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar, overload
 
 from sirocco.runtime.async_engine import AsyncEngine, Message, Prompt
@@ -41,9 +45,12 @@ class Engine:
         self.asynchronous = AsyncEngine(
             model, dtype, device, max_num_seqs, kv_memory, chunk_size, prefix_caching, batch_invariant, **options
         )
+        self._closing = False
+        self._lock = threading.RLock()  # so that nothing is given to the loop once it is being closed
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sirocco-loop", daemon=True)
         self._thread.start()
+        _open.add(self)
         try:
             self._run(self.asynchronous.start())
         except BaseException:
@@ -51,13 +58,28 @@ class Engine:
             raise
 
     def close(self) -> None:
-        """End the engine. Open requests fail; closing twice is harmless."""
-        if self._loop.is_closed():
-            return
-        self._run(self.asynchronous.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """End the engine. Open requests and calls of other threads fail; closing twice is harmless."""
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if first:
+            try:
+                asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+        if first:
+            self._loop.close()
+            _open.discard(self)
+
+    async def _end(self) -> None:
+        try:
+            await self.asynchronous.close()
+        finally:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._loop.shutdown_asyncgens()
 
     def __enter__(self) -> "Engine":
         return self
@@ -107,6 +129,7 @@ class Engine:
     def chat(
         self,
         messages: list[Message],
+        /,
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,
@@ -117,6 +140,7 @@ class Engine:
     def stream_chat(
         self,
         messages: list[Message],
+        /,
         params: SamplingParams | None = None,
         tools: list[dict[str, Any]] | None = None,
         **variables: Any,
@@ -125,24 +149,52 @@ class Engine:
         return self._iterate(self.asynchronous.stream_chat(messages, params, tools, **variables))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
+        future = self._schedule(coroutine)
+        if future is None:
             coroutine.close()
             raise EngineUnavailableError("the engine was closed")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if not self._closing:
+                raise
+            raise EngineUnavailableError("the engine was closed") from None
         except BaseException:
             future.cancel()  # Ctrl-C here must stop the request there
             raise
+
+    def _schedule(self, coroutine: Coroutine[Any, Any, T]) -> Future[T] | None:
+        """Give work to the loop. None, and nothing done, from the beginning of closing on."""
+        with self._lock:
+            return None if self._closing else asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _iterate(self, events: AsyncGenerator[StreamEvent, None]) -> Generator[StreamEvent, None, None]:
         try:
             while (event := self._run(_next(events))) is not None:
                 yield event
-        finally:
-            if not self._loop.is_closed():
-                self._run(events.aclose())
+        finally:  # without waiting: a forgotten iterator is finalised on any thread, the loop's own among them
+            closing = _close(events)
+            if self._schedule(closing) is None:
+                closing.close()
+
+
+_open: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Threads that still compute while the interpreter goes down may crash it."""
+    for engine in list(_open):
+        engine.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.clear)  # their threads are the parent's
 
 
 async def _next(events: AsyncGenerator[StreamEvent, None]) -> StreamEvent | None:
     return await anext(events, None)
+
+
+async def _close(events: AsyncGenerator[StreamEvent, None]) -> None:
+    await events.aclose()

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,11 +110,12 @@ def chosen_threads() -> Threads:
         pass
     try:
         found = measured_threads(path, most)
-        if _quiet():  # else it holds for now, and the next start measures again
-            known.write_text(json.dumps([found.count, found.spin]))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         logger.info("threads were not measured: %s", error)
         return plain
+    if _quiet():  # else it holds for now, and the next start measures again; as it does where nothing can be written
+        with suppress(OSError):
+            known.write_text(json.dumps([found.count, found.spin]))
     return found
 
 

@@ -22,6 +22,7 @@ UNWANTED = ("consolidated*", "[!0-9]*/*.safetensors", "original/*", "onnx/*", "o
 # Asked for where there are no safetensors.
 OLD_WANTED = ("*.bin", "*.pt", "*.pth")
 OLD_UNWANTED = ("consolidated*", "[!0-9]*/*", "training_args*", "optimizer*", "scheduler*", "rng_state*")
+_LONGEST_SHOWN = 100  # characters of a name that cannot be looked up
 
 
 def resolve_model(
@@ -35,7 +36,8 @@ def resolve_model(
     check_token_source(token_source)
     if not name:
         raise ModelLoadError("the name of a model must not be empty")
-    path = Path(name).expanduser()
+    path = _expand(name)
+    exists = name != DEMO and _exists(path, name)
     if revision is not None and (name == DEMO or path.is_dir()):
         raise ModelLoadError(f"{name!r} has no revisions: only a hub id has")
     if revision is not None and not REVISION.fullmatch(revision):
@@ -44,7 +46,7 @@ def resolve_model(
         return _demo()
     if path.is_dir():
         return path.resolve()
-    if path.exists():
+    if exists:
         raise ModelLoadError(f"{model_id(name)!r} is a file; a model is a folder or a hub id")
     if _looks_like_path(name):
         raise ModelLoadError(f"there is no such folder: {name}")
@@ -53,9 +55,31 @@ def resolve_model(
 
 def model_id(name: str) -> str:
     """How a model is called in answers and lists: a hub id and "demo" as they are, of a path its last part."""
-    if name == DEMO or not (_looks_like_path(name) or Path(name).expanduser().exists()):
+    path = _expand(name)
+    try:
+        if name == DEMO or not (_looks_like_path(name) or path.exists()):
+            return name
+        return path.resolve().name or name
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a null: `resolve_model` tells
         return name
-    return Path(name).expanduser().resolve().name or name
+
+
+def _expand(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no user of that name
+        return Path(name)
+
+
+def _exists(path: Path, name: str) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for text that no path can hold
+        return False
+    except OSError as error:
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
+        raise ModelLoadError(f"{shown!r} cannot be looked up: {error.strerror}") from None
+    return True
 
 
 def _looks_like_path(name: str) -> bool:

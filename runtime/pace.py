@@ -33,7 +33,7 @@ class Pace:
             self._window.clear()
             if self._known:  # what it would be compared with no longer holds
                 self._swap()
-                self._known = 0.0
+                self._known, self._left = 0.0, self._period
             return
         self._left -= 1
         if self._left > (_WINDOW if not self._known else _WINDOW - 1):

@@ -1,15 +1,15 @@
 """From a prompt and `SamplingParams` to an `EngineRequest`: every default filled in, every limit checked."""
 
 import random
+from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
 from sirocco.runtime.config import ModelConfig
 from sirocco.runtime.errors import ContextLengthError, RequestError
-from sirocco.runtime.request import SamplingParams
+from sirocco.runtime.request import MAX_SEED, SamplingParams
 from sirocco.runtime.wire import EngineInfo, EngineRequest, Sampling
 
-_SEED_MASK = 2**63 - 1
 _T = TypeVar("_T", int, float)
 
 
@@ -18,28 +18,50 @@ def resolve_request(
 ) -> EngineRequest:
     """Raises `RequestError` or `ContextLengthError` for what the engine could not compute."""
     prompt = _fit(prompt, params, info)
+    _check_salt(params.cache_salt)
     return EngineRequest(
         id, prompt, _sampling(params, len(prompt), config, info), params.n, params.priority, params.cache_salt
     )
 
 
 def _fit(prompt: Sequence[int], params: SamplingParams, info: EngineInfo) -> list[int]:
-    """The prompt, checked; with `truncate_prompt` its end, leaving room for `max_tokens`."""
+    """The prompt, checked; with `truncate_prompt` the end of one that is too long, leaving room for `max_tokens`.
+
+    That room is half of the context at most. A prompt that fits stays whole, however little it leaves.
+    """
     if not prompt:
         raise RequestError("the prompt is empty", "prompt")
     limit = info.max_model_len
+    if params.truncate_prompt and len(prompt) >= limit:
+        prompt = prompt[-(limit - min(params.max_tokens or 1, limit // 2)) :]
     if len(prompt) >= limit:
-        if not params.truncate_prompt:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, and the context of {limit} must hold it and at least one more",
-                "prompt",
-            )
-        prompt = prompt[-max(limit - (params.max_tokens or 1), 1) :]
-    low, high = min(prompt), max(prompt)
-    if low < 0 or high >= info.vocab_size:
-        wrong = low if low < 0 else high
-        raise RequestError(f"token id {wrong} is outside the vocabulary of {info.vocab_size}", "prompt")
-    return list(prompt)
+        raise ContextLengthError(
+            f"the prompt has {len(prompt)} tokens, and the context of {limit} must hold it and at least one more",
+            "prompt",
+        )
+    return checked_ids(prompt, info.vocab_size, "prompt")
+
+
+def checked_ids(given: Sequence[int], vocab_size: int, param: str) -> list[int]:
+    """Token ids as plain integers. Raises `RequestError` for what is none or lies outside the vocabulary."""
+    try:
+        ids = array("q", list(given)).tolist()
+    except TypeError:
+        raise RequestError("token ids must be integers", param) from None
+    except OverflowError:
+        raise RequestError(f"a token id is outside the vocabulary of {vocab_size}", param) from None
+    low, high = min(ids, default=0), max(ids, default=0)
+    if low < 0 or high >= vocab_size:
+        raise RequestError(f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size}", param)
+    return ids
+
+
+def _check_salt(salt: str | None) -> None:
+    """What cannot be encoded cannot be hashed, nor sent."""
+    try:
+        _ = None if salt is None else str.encode(salt)
+    except (TypeError, UnicodeEncodeError):
+        raise RequestError("cache_salt must be a text of valid Unicode", "cache_salt") from None
 
 
 def _sampling(params: SamplingParams, prompt_len: int, config: ModelConfig, info: EngineInfo) -> Sampling:
@@ -58,7 +80,7 @@ def _sampling(params: SamplingParams, prompt_len: int, config: ModelConfig, info
         repetition_penalty=_first(params.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
-        seed=random.getrandbits(62) if params.seed is None else params.seed & _SEED_MASK,
+        seed=random.getrandbits(62) if params.seed is None else params.seed % MAX_SEED,
         stop_token_ids=stops,
         logit_bias=params.logit_bias,
         logprobs=params.logprobs,

@@ -90,6 +90,7 @@ class Scheduler:
         for request in self._requests.get(id, ()):
             if request.paused != paused:
                 request.paused = paused
+                self._waiting.retry()  # a paused request gives up its blocks to the next one
                 if not paused and request.slot < 0 and not request.held:
                     self._enqueue(request)
 
@@ -157,6 +158,8 @@ class Scheduler:
             self._settle(request)
         if self._states is not None:
             self._states.commit(plan, requests)
+            if plan.saves:
+                self._waiting.retry()  # with a state that has become known more blocks may be shared
         return outputs
 
     def fail(self, plan: Plan, message: str) -> list[SequenceOutput]:
@@ -207,14 +210,18 @@ class Scheduler:
 
     def _admit(self, request: Request, plan: Plan) -> bool:
         """Give a waiting request a slot and what the prefix cache has of it, if the rest of its tokens finds room."""
+        if self._waiting.is_refused(request, self._room):
+            return False
         if self.regimes is not None:
             self._set_regime(request, self.regimes)
         match = self._match(request)
         hits = [] if match is None else match.blocks
         self.pool.share(hits)
         needed = sum(group.blocks_for(len(request.token_ids), self.token_budget) for group in self.groups) - len(hits)
-        if needed > self.pool.num_free and (self._running or self._in_flight):
+        lacking = self._lacking(needed)
+        if lacking > 0 and (self._running or self._in_flight):
             self.pool.free(reversed(hits))
+            self._waiting.refuse(request, self._room + lacking)
             return False
         self._waiting.pop()
         request.slot = self._free_slots.pop()
@@ -237,6 +244,24 @@ class Scheduler:
             )
         )
         return True
+
+    @property
+    def _room(self) -> int:
+        """What a request that lacks blocks waits for: it grows by each that is freed, or made known and so shared.
+
+        A block made known can join others to a longer prefix, which shares more at once; that it hears of later.
+        """
+        return self.pool.num_free + self.pool.num_registered
+
+    def _lacking(self, needed: int) -> int:
+        """How many of `needed` blocks are not to be had; what paused requests hold is taken if it is enough."""
+        paused = [request for request in self._running if request.paused and request.num_in_flight == 0]
+        lacking = needed - self.pool.num_free - sum(request.tables.num_held for request in paused)
+        if lacking > 0:
+            return lacking
+        while paused and needed > self.pool.num_free:
+            self._preempt(paused.pop())
+        return needed - self.pool.num_free
 
     def _match(self, request: Request) -> Match | None:
         """What the prefix cache has of a request; None for one that shares nothing."""
@@ -323,8 +348,8 @@ class Scheduler:
         result: StepResult,
     ) -> SequenceOutput | None:
         computed = plan.starts[row] + plan.counts[row]
-        if request.sampling.prompt_logprobs is not None and row in result.prompt_logprobs:
-            self._collect_prompt_logprobs(request, plan.starts[row], result.prompt_logprobs[row])
+        if request.sampling.prompt_logprobs is not None:
+            self._collect_prompt_logprobs(request, plan.starts[row], result.prompt_logprobs.get(row, ()))
         if sampled is None:
             self._register(request, computed)
             return None
@@ -357,7 +382,7 @@ class Scheduler:
             request.prompt_logprobs if first and request.index == 0 else None,
         )
 
-    def _collect_prompt_logprobs(self, request: Request, start: int, known: list[TokenLogprob]) -> None:
+    def _collect_prompt_logprobs(self, request: Request, start: int, known: Sequence[TokenLogprob]) -> None:
         if request.prompt_logprobs is None:
             request.prompt_logprobs = [None] * request.num_prompt
         for position, logprob in enumerate(known, start + 1):
@@ -379,6 +404,8 @@ class Scheduler:
         """Once its last step in flight has retired, an ended or preempted request gives back what it owns."""
         if request.num_in_flight > 0:
             return
+        if request.paused:
+            self._waiting.retry()  # its blocks can be had now
         if request.finished:
             self._give_back(request)
         elif request.leaving:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sirocco.runtime.blocks import BlockGroup
 from sirocco.runtime.prefix import root_digest
-from sirocco.runtime.request import TokenLogprob
+from sirocco.runtime.request import MAX_SEED, TokenLogprob
 from sirocco.runtime.tables import BlockTables
 from sirocco.runtime.wire import EngineRequest
 
@@ -60,7 +60,7 @@ class Request:
         self.id = request.id
         self.index = index
         self.sampling = request.sampling
-        self.seed = request.sampling.seed + index
+        self.seed = (request.sampling.seed + index) % MAX_SEED
         self.stop_ids = frozenset(request.sampling.stop_token_ids)
         self.urgency = (request.priority, arrival)
         self.salt = request.salt

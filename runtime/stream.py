@@ -16,11 +16,12 @@ MAX_UNREAD_TOKENS = 256  # of a request: with more than these waiting for the re
 class _ChoiceState:
     """What one choice has become so far."""
 
-    __slots__ = ("detokenizer", "finished", "num_tokens", "stops")
+    __slots__ = ("detokenizer", "finished", "num_tokens", "stops", "unread")
 
     def __init__(self, detokenizer: Detokenizer, stops: StopChecker | None) -> None:
         self.detokenizer = detokenizer
         self.stops = stops
+        self.unread: list[SequenceOutput] = []
         self.num_tokens = 0
         self.finished = False
 
@@ -47,7 +48,7 @@ class RequestStream:
         stops = params.stop_strings
         self._choices = [_ChoiceState(detokenizer(), StopChecker(stops) if stops else None) for _ in range(request.n)]
         self._num_running = request.n
-        self._pending: deque[SequenceOutput] = deque()
+        self._unread_choices: deque[int] = deque()  # in the order in which their first unread outputs came
         self._num_unread = 0
         self._paused = False
         self._closed = False
@@ -58,7 +59,10 @@ class RequestStream:
     # The sink's side, called by the client.
 
     def push(self, output: SequenceOutput) -> None:
-        self._pending.append(output)
+        unread = self._choices[output.index].unread
+        if not unread:
+            self._unread_choices.append(output.index)
+        unread.append(output)
         self._num_unread += len(output.token_ids)
         if output.finish_reason is None:
             if self._only_whole:
@@ -80,7 +84,7 @@ class RequestStream:
     async def __anext__(self) -> StreamEvent:
         """The next event. Raises what ended the request early."""
         while True:
-            while self._pending:
+            while self._unread_choices:
                 event = self._next_event()
                 if event is not None:
                     return event
@@ -96,7 +100,7 @@ class RequestStream:
         """Stop the request; harmless when it has ended."""
         if not self._closed:
             self._closed = True
-            self._pending.clear()
+            self._unread_choices.clear()
             self._client.abort(self._id)
             self._wake()
 
@@ -139,28 +143,23 @@ class RequestStream:
         await self._waiter
 
     def _next_event(self) -> StreamEvent | None:
-        """Join what is pending of the first choice in line; None when it all belongs to a choice that has ended."""
-        output = self._pending.popleft()
-        index, ids, logprobs, reason = output.index, output.token_ids, output.logprobs, output.finish_reason
-        self._take_prompt_facts(output)
-        if self._pending:
-            others: deque[SequenceOutput] = deque()
-            for later in self._pending:
-                if later.index != index:
-                    others.append(later)
-                    continue
-                ids = ids + later.token_ids
-                logprobs = logprobs and logprobs + (later.logprobs or [])
-                reason, output = later.finish_reason, later
-            self._pending = others
-        self._num_unread -= len(ids)
+        """Join what is unread of the first choice in line; None when it all belongs to a choice that has ended."""
+        index = self._unread_choices.popleft()
         choice = self._choices[index]
+        outputs, choice.unread = choice.unread, []
+        first, last = outputs[0], outputs[-1]
+        self._take_prompt_facts(first)
+        ids, logprobs = first.token_ids, first.logprobs
+        if last is not first:
+            ids = [token_id for output in outputs for token_id in output.token_ids]
+            logprobs = logprobs and [entry for output in outputs for entry in output.logprobs or ()]
+        self._num_unread -= len(ids)
         if choice.finished:
             return None
-        if reason == "error":
+        if last.finish_reason == "error":
             self.cancel()
-            raise GenerationError(output.error or "the engine failed while computing this request")
-        return self._advance(choice, index, ids, logprobs, reason)
+            raise GenerationError(last.error or "the engine failed while computing this request")
+        return self._advance(choice, index, ids, logprobs, last.finish_reason)
 
     def _take_prompt_facts(self, output: SequenceOutput) -> None:
         if output.index == 0 and output.cached_tokens:

@@ -18,6 +18,11 @@ class BlockTables:
         self.blocks: list[list[int]] = [[] for _ in groups]
         self.num_left = [0] * len(groups)  # of the first blocks of each table, given back or never held
 
+    @property
+    def num_held(self) -> int:
+        """Blocks in the tables, those of all groups together."""
+        return sum(map(len, self.blocks)) - sum(self.num_left)
+
     def missing(self, length: int) -> list[int]:
         """How many blocks each table lacks for `length` tokens."""
         return [

@@ -13,6 +13,8 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[int, int], Request]] = []
         self._count = 0
+        self._refused: Request | None = None  # the head of the queue, when it was last tried
+        self._wanted = 0
 
     def __len__(self) -> int:
         return self._count
@@ -40,8 +42,24 @@ class WaitingQueue:
         self.leave(request)
         return request
 
+    def refuse(self, request: Request, wanted: int) -> None:
+        """Remember that the head found no room, and how much there must be before it is worth another try."""
+        self._refused, self._wanted = request, wanted
+
+    def is_refused(self, request: Request, room: int) -> bool:
+        """Whether a try would be in vain."""
+        return request is self._refused and room < self._wanted
+
+    def retry(self) -> None:
+        """Let the head be tried again, whatever room there is."""
+        self._refused = None
+
     def leave(self, request: Request) -> None:
-        """Count a request as gone; its entry stays until it reaches the front."""
+        """Count a request as gone; its entry stays a while, until it reaches the front or most are of that kind."""
         if request.queued:
             request.queued = False
             self._count -= 1
+            self._refused = None
+            if len(self._heap) > 2 * self._count + 1:
+                self._heap = [entry for entry in self._heap if entry[1].queued]
+                heapq.heapify(self._heap)

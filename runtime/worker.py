@@ -62,18 +62,19 @@ def main() -> None:
 def _receive(
     connection: socket.socket, reader: FrameReader, bodies: list[bytes], inbox: "SimpleQueue[Command | None]"
 ) -> None:
+    """Pass on what the client sends. Whatever ends this ends the engine: one that does not hear is of no use."""
     decoder = msgspec.msgpack.Decoder(Command)
-    while True:
-        for body in bodies:
-            inbox.put(decoder.decode(body))
-        try:
-            data = connection.recv(_RECEIVE_BYTES)
-        except OSError:
-            data = b""
-        if not data:
-            inbox.put(None)
-            return
-        bodies = reader.feed(data)
+    try:
+        while True:
+            for body in bodies:
+                inbox.put(decoder.decode(body))
+            if not (data := connection.recv(_RECEIVE_BYTES)):
+                return
+            bodies = reader.feed(data)
+    except OSError:
+        return  # the client is gone
+    finally:
+        inbox.put(None)
 
 
 def _end_with_parent() -> None:

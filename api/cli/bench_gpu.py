@@ -84,15 +84,22 @@ def _tell(row: dict[str, Any]) -> None:
 
 def _run_gpu(arguments: argparse.Namespace) -> int:
     from sirocco.bench import gpu, report
+    from sirocco.bench.peers.results import check_writable
+    from sirocco.runtime.models.random import SHAPES
 
+    shapes = [name.strip() for name in arguments.model_shape.split(",")]
+    unknown = [name for name in shapes if name not in SHAPES]
+    if unknown:
+        raise RequestError(f"unknown model shape {unknown[0]!r}: choose {', '.join(SHAPES)}")
     if len(arguments.lengths) != 2:
         raise RequestError("--lengths takes two numbers, such as 256,128")
+    check_writable(arguments.out)
     report.check_writable(arguments.json)
     bench = gpu.GpuBench(
         out=arguments.out,
         device=arguments.device,
         minutes=arguments.minutes,
-        shapes=arguments.model_shape.split(","),
+        shapes=shapes,
         requests=arguments.requests,
         prompt_len=arguments.lengths[0],
         gen_len=arguments.lengths[1],

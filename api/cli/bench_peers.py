@@ -1,12 +1,11 @@
 """`sirocco bench peers`: this engine beside others on the same generated model."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from sirocco.api.cli.options import positive, seconds
+from sirocco.api.cli.options import positive, seconds, user_folder
 from sirocco.runtime.errors import RequestError
 
 _DESCRIPTION = """Make a model with random weights, run Sirocco and other engines on it in turns, each in a fresh
@@ -50,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
         rounds.compare(
             rounds.PeersBench(
                 shape=arguments.shape,
-                models=arguments.models or _default_models(),
+                models=arguments.models or user_folder("XDG_CACHE_HOME", ".cache") / "sirocco" / "peers",
                 engines=arguments.engines,
                 pythons=dict(arguments.python),
                 tests=arguments.tests,
@@ -66,11 +65,6 @@ def _run(arguments: argparse.Namespace) -> int:
     path = page.write_page(results.load_all(arguments.out), arguments.out)
     print(path)
     return 0
-
-
-def _default_models() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "sirocco" / "peers"
 
 
 def _names(text: str) -> list[str]:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted; `serve`
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer goes on whatever the terminal's encoding lacks
     try:
         parsed = build_parser().parse_args(arguments)
         exit_code = int(parsed.run(parsed))

@@ -17,7 +17,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("-m", "--model", default="demo", help="a folder, a hub id, or demo (default)")
     group.add_argument("--arch", type=_arch, metavar="NAME", help="read it as this class or family, such as llama")
-    group.add_argument("--revision", type=_word, metavar="NAME", help="branch, tag or commit of a hub id (main)")
+    group.add_argument("--revision", type=word, metavar="NAME", help="branch, tag or commit of a hub id (main)")
     token_help = f"token for the hub: {KINDS} (cache); prefer env, the process list shows a literal"
     group.add_argument("--token-source", type=_token_source, default=CACHE, metavar="SOURCE", help=token_help)
     group.add_argument("--offline", action="store_true", default=None, help="use what is downloaded already, no more")
@@ -50,10 +50,10 @@ def num_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4GiB or 512MiB")
-    size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
-    if size <= 0:
-        raise argparse.ArgumentTypeError("a size must be greater than 0")
-    return size
+    size = float(found[1]) * _UNITS[(found[2] or "").lower()]
+    if not 1 <= size < 2**63:
+        raise argparse.ArgumentTypeError("a size must be greater than 0 and less than 8 EiB")
+    return int(size)
 
 
 def positive(text: str) -> int:
@@ -80,9 +80,17 @@ def seconds(text: str) -> float:
     return value
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """Any text that is not blank."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def api_key(text: str) -> str:
+    """A key as a client can send it; errors do not repeat it."""
+    if text != word(text).strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError("must have no spaces around it and no characters that cannot be printed")
     return text
 
 
@@ -90,7 +98,7 @@ def _arch(text: str) -> str:
     from sirocco.runtime.models.registry import class_name  # and with it every family
 
     try:
-        return class_name(_word(text))
+        return class_name(word(text))
     except ModelLoadError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -105,10 +113,20 @@ def _token_source(text: str) -> str:
 
 def data_dir(given: str | None) -> Path:
     """The folder for what must survive; made when it is missing, private to the user."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    path = Path(given) if given else Path(home) / "sirocco"
+    path = Path(given) if given else user_folder("XDG_DATA_HOME", ".local/share") / "sirocco"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"the data folder cannot be made: {error.strerror}") from None
     return path
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder that an environment variable names, else the usual one. Raises `RequestError` without a home."""
+    named = os.environ.get(variable)
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        raise RequestError(f"there is no home folder; set {variable}") from None

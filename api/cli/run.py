@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_prompt(given: str | None) -> str | None:
+    if given in (None, "-") and sys.stdin is None:
+        raise RequestError("there is no standard input")
     if given != "-":
         text = given
     else:
@@ -127,20 +129,23 @@ class _Speed:
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._first = self._last = 0.0
-        self._tokens = 0
+        self._first_tokens = self._tokens = 0
 
     def count(self, tokens: int) -> None:
+        if tokens == 0:
+            return
         self._last = time.perf_counter()
         if self._tokens == 0:
-            self._first = self._last
+            self._first, self._first_tokens = self._last, tokens
         self._tokens += tokens
 
     def line(self) -> str:
         if self._tokens == 0:
             return "[no tokens]"
         parts = [f"{self._tokens} tokens", f"first after {(self._first - self._start) * 1000:.0f} ms"]
-        if self._tokens > 1 and self._last > self._first:
-            parts.append(f"{(self._tokens - 1) / (self._last - self._first):.1f} tokens/s")
+        if self._last > self._first:
+            speed = (self._tokens - self._first_tokens) / (self._last - self._first)
+            parts.append(f"{speed:.1f} tokens/s")
         return f"[{', '.join(parts)}]"
 
 
@@ -159,6 +164,9 @@ class Terminal:
             while True:
                 try:
                     text = self._read()
+                except UnicodeDecodeError:
+                    self._refuse_bytes()
+                    continue
                 except EOFError:
                     print(file=sys.stderr)
                     return
@@ -214,7 +222,16 @@ class Terminal:
                 lines[-1] = lines[-1][:-1]
             elif not _more_was_pasted():
                 return "\n".join(lines)
-            lines.append(input())
+            try:
+                lines.append(input())
+            except EOFError:
+                return "\n".join(lines)
+
+    def _refuse_bytes(self) -> None:
+        message = "the input is not valid UTF-8"
+        if not sys.stdin.isatty():
+            raise RequestError(message)  # what follows may have been lost with it
+        print(f"error: {message}", file=sys.stderr)
 
     def _load_history(self) -> None:
         try:
@@ -222,11 +239,12 @@ class Terminal:
         except ImportError:
             return
         readline.set_history_length(_HISTORY_LENGTH)
-        if self._history.exists():
-            try:
-                readline.read_history_file(self._history)
-            except OSError as error:
-                print(f"the history cannot be read: {error.strerror}", file=sys.stderr)
+        try:
+            readline.read_history_file(self._history)
+        except FileNotFoundError:
+            pass  # the first time
+        except OSError as error:
+            print(f"the history cannot be read: {error.strerror}", file=sys.stderr)
 
     def _save_history(self) -> None:
         try:

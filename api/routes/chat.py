@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from sirocco.api.http import EventStream, Exchange, encode
 from sirocco.api.logprobs import TokenNames, chat_logprobs
+from sirocco.api.metrics import RequestMeter
 from sirocco.api.sampling import sampling_params, usage_body
 from sirocco.api.schemas.chat import (
     ChatChoice,
@@ -22,7 +23,7 @@ from sirocco.api.schemas.chat import (
     RequestMessage,
 )
 from sirocco.api.service import FINGERPRINT, Service, check_stream_options, new_id
-from sirocco.api.tool_calls import ToolCallStream, whole_calls
+from sirocco.api.tool_calls import OneCallParser, ToolCallStream, whole_calls
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.request import Choice, SamplingParams, StreamEvent
 from sirocco.runtime.text.chat import RESERVED_VARIABLES
@@ -42,27 +43,29 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
     model = service.admit(request.model)
     params = chat_params(request)
     tools = _tools(request)
-    parser = service.tool_parser() if tools else None
-    messages = [_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
-    prompt = await service.engine.render_chat(messages, tools, **_template_kwargs(request))
-    only_first = request.parallel_tool_calls is False
-    async with service.generate(exchange, prompt, params) as stream:
-        if request.stream:
-            include_usage = request.stream_options is not None and request.stream_options.include_usage is True
-            writer = _ChunkWriter(model, include_usage, service.engine.tokenizer, parser, only_first)
-            await _stream(service, exchange, stream, writer)
-        else:
-            result = await stream.result()
-            service.metrics.request(exchange.arrived).finish(result.choices)
-            completion = ChatCompletion(
-                id=new_id("chatcmpl-"),
-                created=int(time.time()),
-                model=model,
-                choices=[_choice(choice, service.engine.tokenizer, parser, only_first) for choice in result.choices],
-                usage=usage_body([result.usage]),
-                system_fingerprint=FINGERPRINT,
-            )
-            await exchange.reply(200, encode(completion))
+    parser = _tool_parser(service, request) if tools else None
+    variables = _template_kwargs(request)
+    async with exchange.watched():
+        messages = await exchange.work_through(_messages, request)
+        prompt = await service.render(messages, tools, variables)
+        async with service.engine.submit(prompt, params) as stream:
+            with service.metrics.request(exchange.arrived, params.n) as meter:
+                if request.stream:
+                    include_usage = request.stream_options is not None and request.stream_options.include_usage is True
+                    writer = _ChunkWriter(model, include_usage, service.engine.tokenizer, parser)
+                    await _stream(exchange, stream, meter, writer)
+                    return
+                result = await stream.result()
+                meter.finish(result.choices)
+        completion = ChatCompletion(
+            id=new_id("chatcmpl-"),
+            created=int(time.time()),
+            model=model,
+            choices=[_choice(choice, service.engine.tokenizer, parser) for choice in result.choices],
+            usage=usage_body([result.usage]),
+            system_fingerprint=FINGERPRINT,
+        )
+        await exchange.reply(200, encode(completion))
 
 
 def chat_params(request: ChatRequest) -> SamplingParams:
@@ -70,7 +73,7 @@ def chat_params(request: ChatRequest) -> SamplingParams:
     check_stream_options(bool(request.stream), request.stream_options is not None)
     if request.response_format is not None and request.response_format.type != "text":
         kind = request.response_format.type
-        raise RequestError(f"response_format of type {kind!r} is not supported yet", "response_format")
+        raise RequestError(f"response_format of type {kind!r:.64} is not supported yet", "response_format")
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs is only allowed when logprobs is true", "top_logprobs")
     if not 0 <= (request.top_logprobs or 0) <= 20:
@@ -96,6 +99,17 @@ def _tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return [msgspec.to_builtins(tool) for tool in request.tools]
 
 
+def _tool_parser(service: Service, request: ChatRequest) -> Callable[[], ToolParser] | None:
+    parser = service.tool_parser()
+    if parser is None or request.parallel_tool_calls is not False:
+        return parser
+    return lambda: OneCallParser(parser())
+
+
+def _messages(request: ChatRequest) -> list[dict[str, Any]]:
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
+
+
 def _message(message: RequestMessage, where: str) -> dict[str, Any]:
     """A message as templates want it: absent fields left out, `content` always there."""
     plain: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -103,7 +117,8 @@ def _message(message: RequestMessage, where: str) -> dict[str, Any]:
         for i, part in enumerate(message.content):
             if part.type != "text":
                 raise RequestError(
-                    f"content parts of type {part.type!r} are not supported by this model", f"{where}.content[{i}].type"
+                    f"content parts of type {part.type!r:.64} are not supported by this model",
+                    f"{where}.content[{i}].type",
                 )
             if part.text is None:
                 raise RequestError("a text part needs `text`", f"{where}.content[{i}].text")
@@ -133,18 +148,17 @@ def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
     return kwargs
 
 
-def _choice(choice: Choice, names: TokenNames, parser: Callable[[], ToolParser] | None, only_first: bool) -> ChatChoice:
+def _choice(choice: Choice, names: TokenNames, parser: Callable[[], ToolParser] | None) -> ChatChoice:
     logprobs = chat_logprobs(choice.logprobs, names) if choice.logprobs is not None else None
     if parser is not None:
-        content, calls = whole_calls(parser(), choice.text, only_first)
+        content, calls = whole_calls(parser(), choice.text)
         reason: FinishReason = "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason
         message = Message(content or None, calls) if calls else Message(content)
         return ChatChoice(choice.index, message, reason, logprobs)
     return ChatChoice(choice.index, Message(choice.text), choice.finish_reason, logprobs)
 
 
-async def _stream(service: Service, exchange: Exchange, stream: "RequestStream", writer: "_ChunkWriter") -> None:
-    meter = service.metrics.request(exchange.arrived)
+async def _stream(exchange: Exchange, stream: "RequestStream", meter: RequestMeter, writer: "_ChunkWriter") -> None:
     async with EventStream(exchange) as out:
         async for event in stream:
             meter.observe(event)
@@ -165,12 +179,10 @@ class _ChunkWriter:
         include_usage: bool,
         names: TokenNames,
         parser: Callable[[], ToolParser] | None,
-        only_first: bool,
     ) -> None:
         self.include_usage = include_usage
         self._names = names
         self._parser = parser
-        self._only_first = only_first
         self._calls: dict[int, ToolCallStream] = {}
         self._begun: set[int] = set()
         # One struct for all chunks: it is encoded at once, and only its choice changes.
@@ -209,7 +221,7 @@ class _ChunkWriter:
             return event.finish_reason
         calls = self._calls.get(event.index)
         if calls is None:
-            calls = self._calls[event.index] = ToolCallStream(self._parser(), self._only_first)
+            calls = self._calls[event.index] = ToolCallStream(self._parser())
         content, pieces = calls.push(event.text)
         if event.finish_reason is not None:
             tail, late = calls.finish()

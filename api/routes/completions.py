@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sirocco.api.http import EventStream, Exchange, encode
-from sirocco.api.logprobs import LegacyLogprobs, TokenNames, join
+from sirocco.api.logprobs import Echo, LegacyLogprobs, join
+from sirocco.api.metrics import RequestMeter
 from sirocco.api.sampling import sampling_params, usage_body
 from sirocco.api.schemas.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from sirocco.api.service import FINGERPRINT, Service, check_stream_options, new_id
@@ -18,6 +19,7 @@ from sirocco.runtime.request import Choice, Result, SamplingParams, StreamEvent,
 
 if TYPE_CHECKING:
     from sirocco.runtime.stream import RequestStream
+    from sirocco.runtime.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024  # of one request
 
@@ -28,21 +30,26 @@ async def completions(service: Service, exchange: Exchange) -> None:
     """Continue one or several prompts. Choice `j` of prompt `i` has index `i * n + j`."""
     request = await exchange.json(_decoder)
     model = service.admit(request.model)
-    prompts = prompts_of(request)
     params = completion_params(request)
     answer = Completion(new_id("cmpl-"), int(time.time()), model, [], FINGERPRINT)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(exchange.watched())
-        streams = [await stack.enter_async_context(await service.submit(prompt, params)) for prompt in prompts]
-        echoes = [_echo(service, prompt) if request.echo else "" for prompt in prompts]
+        prompts = await exchange.work_through(prompts_of, request)
+        sequences = await service.engine.tokenize_inputs(prompts)
+        streams = [await stack.enter_async_context(service.engine.submit(ids, params)) for ids in sequences]
+        meters = [stack.enter_context(service.metrics.request(exchange.arrived, params.n)) for _ in streams]
+        echoes = [
+            _echo(prompt, len(ids), stream, service.engine.tokenizer) if request.echo else Echo()
+            for prompt, ids, stream in zip(prompts, sequences, streams, strict=True)
+        ]
         if request.stream:
             include_usage = request.stream_options is not None and request.stream_options.include_usage is True
             writer = _ChunkWriter(answer, echoes, params.n, service.engine.tokenizer, include_usage)
-            await _stream(service, exchange, streams, writer)
+            await _stream(exchange, streams, meters, writer)
             return
         results = await asyncio.gather(*(stream.result() for stream in streams))
-        for i, (result, echo) in enumerate(zip(results, echoes, strict=True)):
-            service.metrics.request(exchange.arrived).finish(result.choices)
+        for i, (result, meter, echo) in enumerate(zip(results, meters, echoes, strict=True)):
+            meter.finish(result.choices)
             answer.choices += [
                 _choice(choice, i * params.n, echo, result, service.engine.tokenizer) for choice in result.choices
             ]
@@ -79,26 +86,27 @@ def completion_params(request: CompletionRequest) -> SamplingParams:
     return sampling_params(request, request.max_tokens, request.logprobs, prompt_logprobs=echoed)
 
 
-def _echo(service: Service, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else service.engine.tokenizer.decode(prompt)
+def _echo(prompt: str | list[int], num_tokens: int, stream: "RequestStream", tokenizer: "Tokenizer") -> Echo:
+    """A text as it was sent unless it was truncated, token ids decoded."""
+    skip_special_tokens = not isinstance(prompt, str)
+    if isinstance(prompt, str) and len(stream.prompt_token_ids) == num_tokens:
+        return Echo(prompt, skip_special_tokens)
+    return Echo(tokenizer.decode(stream.prompt_token_ids, skip_special_tokens), skip_special_tokens)
 
 
-def _choice(choice: Choice, base: int, echo: str, result: Result, names: TokenNames) -> CompletionChoice:
+def _choice(choice: Choice, base: int, echo: Echo, result: Result, tokenizer: "Tokenizer") -> CompletionChoice:
     logprobs: CompletionLogprobs | None = None
     if choice.logprobs is not None:
-        legacy = LegacyLogprobs(names)
+        legacy = LegacyLogprobs(tokenizer, echo)
+        logprobs = legacy.add(choice.logprobs)
         if result.prompt_logprobs is not None:
-            prompt = legacy.add_prompt(result.prompt_token_ids, result.prompt_logprobs)
-            logprobs = join(prompt, legacy.add(choice.logprobs))
-        else:
-            logprobs = legacy.add(choice.logprobs)
-    return CompletionChoice(base + choice.index, echo + choice.text, logprobs, choice.finish_reason)
+            logprobs = join(legacy.prompt(result.prompt_token_ids, result.prompt_logprobs), logprobs)
+    return CompletionChoice(base + choice.index, echo.text + choice.text, logprobs, choice.finish_reason)
 
 
 async def _stream(
-    service: Service, exchange: Exchange, streams: Sequence["RequestStream"], writer: "_ChunkWriter"
+    exchange: Exchange, streams: Sequence["RequestStream"], meters: Sequence[RequestMeter], writer: "_ChunkWriter"
 ) -> None:
-    meters = [service.metrics.request(exchange.arrived) for _ in streams]
     async with EventStream(exchange) as out:
         async for i, event in _merge(streams):
             meters[i].observe(event)
@@ -114,13 +122,13 @@ class _ChunkWriter:
     """Makes the chunks of one streamed answer: choice `j` of prompt `i` has index `i * n + j`."""
 
     def __init__(
-        self, answer: Completion, echoes: Sequence[str], n: int, names: TokenNames, include_usage: bool
+        self, answer: Completion, echoes: Sequence[Echo], n: int, tokenizer: "Tokenizer", include_usage: bool
     ) -> None:
         self.include_usage = include_usage
         self._answer = answer  # one struct for all chunks: it is encoded at once
         self._echoes = echoes
         self._n = n
-        self._names = names
+        self._tokenizer = tokenizer
         self._legacy: dict[int, LegacyLogprobs] = {}  # of the choices that have begun
         self._usages: list[Usage] = []
         if include_usage:
@@ -132,12 +140,10 @@ class _ChunkWriter:
         text, logprobs = event.text, None
         legacy = self._legacy.get(index)
         if legacy is None:
-            legacy = self._legacy[index] = LegacyLogprobs(self._names)
-            text = self._echoes[i] + text
-            if stream.prompt_logprobs is None:
-                legacy.skip(self._echoes[i])
-            else:
-                logprobs = legacy.add_prompt(stream.prompt_token_ids, stream.prompt_logprobs)
+            legacy = self._legacy[index] = LegacyLogprobs(self._tokenizer, self._echoes[i])
+            text = self._echoes[i].text + text
+            if stream.prompt_logprobs is not None:
+                logprobs = legacy.prompt(stream.prompt_token_ids, stream.prompt_logprobs)
         if event.logprobs:
             added = legacy.add(event.logprobs)
             logprobs = added if logprobs is None else join(logprobs, added)

@@ -21,8 +21,8 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
     model = service.admit(request.model)
     if request.dimensions is not None and request.dimensions < 1:
         raise RequestError(f"dimensions must be at least 1, got {request.dimensions}", "dimensions")
-    inputs = inputs_of(request.input)
     async with exchange.watched():
+        inputs = await exchange.work_through(inputs_of, request.input)
         sequences = await service.engine.tokenize_inputs(inputs, bool(request.truncate_sequence))
         vectors = await service.engine.client.embed(sequences, request.dimensions)
     show = _as_base64 if request.encoding_format == "base64" else _as_floats

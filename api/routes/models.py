@@ -4,7 +4,7 @@ from typing import Literal
 
 from sirocco.api.http import Exchange, encode
 from sirocco.api.schemas.models import ModelCard, ModelList
-from sirocco.api.service import Service
+from sirocco.api.service import MAX_NAME, Service
 from sirocco.runtime.errors import ModelNotFoundError
 
 
@@ -16,7 +16,7 @@ async def list_models(service: Service, exchange: Exchange) -> None:
 async def get_model(service: Service, exchange: Exchange, model: str) -> None:
     """One model by its id or "default"."""
     if model not in ("default", service.engine.model_id):
-        raise ModelNotFoundError(model)
+        raise ModelNotFoundError(model[:MAX_NAME])
     await exchange.reply(200, encode(_card(service)))
 
 

@@ -7,6 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from sirocco.api.schemas.common import RequestFields, UsageBody
 
+MAX_MESSAGES = 16384  # of one request
+
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 
 
@@ -54,7 +56,7 @@ class ResponseFormat(msgspec.Struct):
 
 
 class ChatRequest(RequestFields, kw_only=True):
-    messages: Annotated[list[RequestMessage], Meta(min_length=1)]
+    messages: Annotated[list[RequestMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,21 @@ def replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file in one move. Raises `OSError`."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    partial = _partial(path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises `OSError` where `replace` could not even begin; leaves nothing behind."""
+    _partial(path).touch()
+    _partial(path).unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")

@@ -149,11 +149,11 @@ class _Session:
         unknown = [name for name in bench.pythons if name not in peers]
         if unknown:
             raise RequestError(f"--python is given for an unknown engine: {', '.join(unknown)}")
+        concurrent_tokens = TINY_CONCURRENT_TOKENS if bench.shape == "tiny" else CONCURRENT_TOKENS
+        self._tests = _chosen(make_tests(concurrent_tokens), bench.tests)
         say(f"model folder of {bench.shape}")
         self._folder = folder.ensure_folder(bench.models, bench.shape).resolve()
         self._prompts: PromptMaker = folder.load_prompts(self._folder)
-        concurrent_tokens = TINY_CONCURRENT_TOKENS if bench.shape == "tiny" else CONCURRENT_TOKENS
-        self._tests = _chosen(make_tests(concurrent_tokens), bench.tests)
         self._most_tokens = max(test.streams * (test.prompt_len + test.count) for test in self._tests)
         self.results = Results(
             bench.shape,

@@ -249,16 +249,17 @@ void few_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const 
     }
 }
 
-// Lay `count` keys from `key` on out as panels [dim / 2, 32, 2] of 32 keys, and their values as panels [32, 32, 2] of 32
-// outputs; what is missing is zero.
-void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 count, const Task& task, const Shape& shape,
+// Lay the keys [begin, end) of the KEYS from `key` on out as panels [dim / 2, 32, 2] of 32 keys, and their values as
+// panels [32, 32, 2] of 32 outputs; the others are not read but zero: blocks before a window may be another request's.
+void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 begin, i64 end, const Task& task, const Shape& shape,
              Sums& sums) {
     i64 dim = shape.dim, size = shape.block_size, pairs = dim / 2;
     const bf16 *keys[KEYS], *values[KEYS];
+    bool there[KEYS];
     for (i64 j = 0; j < KEYS; j++) {
-        i64 block = (key + std::min(j, count - 1)) / size, offset = (key + std::min(j, count - 1)) % size;
-        i64 at = ((task.blocks[block] * shape.kv_heads + task.kv_head) * size + offset) * dim;
-        keys[j] = k_cache + at, values[j] = v_cache + at;
+        i64 from = std::min(std::max(key + j, begin), end - 1);
+        i64 at = ((task.blocks[from / size] * shape.kv_heads + task.kv_head) * size + from % size) * dim;
+        keys[j] = k_cache + at, values[j] = v_cache + at, there[j] = from == key + j;
     }
     uint32_t* k_to = reinterpret_cast<uint32_t*>(sums.key_panels.data());
     for (i64 j = 0; j < KEYS; j++) {
@@ -266,12 +267,12 @@ void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 count, const
         for (i64 i = 0; i < pairs; i++) {
             uint32_t both;
             std::memcpy(&both, keys[j] + 2 * i, 4);
-            to[i * PANEL] = j < count ? both : 0;
+            to[i * PANEL] = there[j] ? both : 0;
         }
     }
     uint32_t* v_to = reinterpret_cast<uint32_t*>(sums.value_panels.data());
     for (i64 j = 0; j < KEYS; j += 2) {
-        uint32_t first = j < count ? 0xffffu : 0, second = j + 1 < count ? 0xffffu : 0;
+        uint32_t first = there[j] ? 0xffffu : 0, second = there[j + 1] ? 0xffffu : 0;
         for (i64 at = 0; at < dim; at += PANEL) {
             uint32_t* to = v_to + at * KEYS / 2 + j / 2 * PANEL;
             i64 width = std::min<i64>(PANEL, dim - at);
@@ -293,7 +294,7 @@ void many_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const
     alignas(64) float products[FLAT * KEYS];
     for (i64 key = first / KEYS * KEYS; key < last; key += KEYS) {
         i64 count = std::min<i64>(KEYS, last - key);
-        lay_out(k_cache, v_cache, key, count, task, shape, sums);
+        lay_out(k_cache, v_cache, key, std::max(key, first), key + count, task, shape, sums);
         for (i64 row = 0, height; row < rows; row += height) {
             height = tile_rows(row, rows, FLAT);
             i64 newest = task.position + (row + height - 1) / group, oldest = task.position + row / group;

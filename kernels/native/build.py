@@ -23,10 +23,13 @@ _SECONDS = 120  # for a compiler that never ends
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept: `$SIROCCO_CACHE`, else in the user's cache folder."""
+    """Where libraries are kept: `$SIROCCO_CACHE`, else in the user's cache folder. Raises OSError without either."""
     if folder := os.environ.get("SIROCCO_CACHE"):
         return Path(folder) / "native"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sirocco" / "native"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sirocco" / "native"
+    except RuntimeError:
+        raise OSError("this user has no home folder; SIROCCO_CACHE can name another") from None
 
 
 @functools.cache

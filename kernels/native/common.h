@@ -23,6 +23,8 @@ static inline float wide(bf16 x) {
     return y;
 }
 
+static inline float wide(float x) { return x; }
+
 // To nearest, ties to even; written without branches so that loops over it vectorise.
 static inline bf16 narrow(float x) {
     uint32_t bits;

@@ -21,7 +21,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, _L) for name in ("width", "heads", "kv_heads", "dim", "inner", "block_size", "window")),
         *((name, _F) for name in ("eps", "qk_eps", "scale", "softcap")),
-        *((name, _I) for name in ("interleaved", "gate")),
+        *((name, _I) for name in ("interleaved", "gate", "float_norms")),
         *((name, _P) for name in ("mixer_norm", "ffn_norm", "q_norm", "k_norm")),
         *((f"{name}{part}", _P) for name in ("qkv", "out", "gate_up", "down") for part in ("", "_bias")),
         *((name, _P) for name in ("k_cache", "v_cache")),
@@ -57,7 +57,10 @@ class LinearParts:
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """What a layer computes with, all in bfloat16: norms [C], norms of heads [D] or none, linear layers, its cache."""
+    """What a layer computes with: norms [C], norms of heads [D] or none, linear layers, its cache.
+
+    All are in bfloat16; the norms may be in float32 instead, together.
+    """
 
     mixer_norm: Tensor
     ffn_norm: Tensor
@@ -144,6 +147,7 @@ class Layer:
             softcap=sizes.softcap or 0.0,
             interleaved=sizes.interleaved,
             gate=GATES[sizes.gate],
+            float_norms=parts.mixer_norm.dtype is torch.float32,
             **pointers,
         )
         self._pointer = ctypes.addressof(self._struct)

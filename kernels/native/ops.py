@@ -1,4 +1,7 @@
-"""The C++ kernels on tensors: bfloat16 on the CPU, contiguous unless said otherwise."""
+"""The C++ kernels on tensors: bfloat16 on the CPU, contiguous unless said otherwise.
+
+What would be read past its end, or as what it is not, raises ValueError: a wrong width, a dtype that no caller checks.
+"""
 
 import ctypes
 import functools
@@ -17,12 +20,13 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "sirocco_unpack": (_P, _L, _L, _P),
     "sirocco_linear": (_P, _L, _L, _L, _P, _L, _P, _P, _L, _I, _I),
     "sirocco_grouped_linear": (_P, _L, _P, _P, _L, _L, _P, _P, _I),
-    "sirocco_rms_norm": (_P, _P, _P, _L, _L, _F, _P, _P, _I),
+    "sirocco_rms_norm": (_P, _P, _P, _I, _L, _L, _F, _P, _P, _I),
     "sirocco_gated": (_P, _L, _L, _I, _P, _I),
-    "sirocco_norm_rope_write": (_P, _L, _L, _L, _L, _P, _P, _F, _P, _P, _L, _I, _P, _P, _L, _P, _P, _I),
+    "sirocco_norm_rope_write": (_P, _L, _L, _L, _L, _P, _P, _I, _F, _P, _P, _L, _I, _P, _P, _L, _P, _P, _I),
     "sirocco_paged_attention": (_P, _P, _P, _P, _P, _L, _P, _L, _L, _L, _L, _L, _F, _L, _F, _P, _P, _I),
 }
 GATES = {"silu": 0, "gelu_tanh": 1}
+NORM_DTYPES = (torch.bfloat16, torch.float32)  # of the weights of norms
 
 
 @functools.cache
@@ -67,12 +71,16 @@ def linear(x: Tensor, packed: Tensor, num_out: int, bias: Tensor | None, dtype: 
 
     Each row's sums run in the same order however many rows there are.
     """
-    num_in = packed.shape[1]
-    rows = x if x.dim() == 2 else x.reshape(-1, num_in)
-    if rows.stride(1) != 1 or rows.stride(0) % 2:
+    shape, num_in = x.shape, packed.shape[1]
+    if shape[-1] != num_in or x.dtype is not torch.bfloat16:
+        raise ValueError(f"rows of {shape[-1]} in {x.dtype} for a weight of {num_in} inputs in bfloat16")
+    if bias is not None and (bias.numel() != num_out or bias.dtype is not torch.bfloat16):
+        raise ValueError(f"a bias of {bias.numel()} in {bias.dtype} for {num_out} outputs in bfloat16")
+    rows = x if len(shape) == 2 else x.reshape(-1, num_in)
+    if rows.stride(1) != 1:
         rows = rows.contiguous()
     num_rows = rows.shape[0]
-    out = torch.empty(*x.shape[:-1], num_out, dtype=dtype)
+    out = torch.empty(*shape[:-1], num_out, dtype=dtype)
     _kernels().sirocco_linear(
         *(rows.data_ptr(), rows.stride(0) if num_rows > 1 else num_in, num_rows, num_in, packed.data_ptr(), num_out),
         *(None if bias is None else bias.data_ptr(), out.data_ptr(), num_out, dtype == torch.float32),
@@ -86,9 +94,13 @@ def grouped_linear(
 ) -> Tensor:
     """Return each run of rows, counts [G] of them, of x [R, K] times its own laid out weight, plus its bias: [R, N]."""
     x = x.contiguous()
-    num_groups, num_in = len(packed), x.shape[1]
-    out = x.new_empty(len(x), num_out)
+    num_groups, (num_rows, num_in) = len(packed), x.shape
+    if x.dtype is not torch.bfloat16 or any(weight.shape[1] != num_in for weight in packed):
+        raise ValueError(f"rows of {num_in} in {x.dtype} for weights of other widths or dtypes")
+    out = x.new_empty(num_rows, num_out)
     starts = (_L * (num_groups + 1))(*accumulate(counts, initial=0))
+    if starts[num_groups] != num_rows:
+        raise ValueError(f"groups of {starts[num_groups]} rows for {num_rows} rows")
     weights = (_P * num_groups)(*(weight.data_ptr() for weight in packed))
     added = None if biases is None else (_P * num_groups)(*(bias.data_ptr() for bias in biases))
     _kernels().sirocco_grouped_linear(
@@ -98,24 +110,27 @@ def grouped_linear(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of the rows of x [..., C]; weight [C] in bfloat16."""
+    """RMSNorm of the rows of x [..., C]; weight [C] in one of NORM_DTYPES."""
     x = x.contiguous()
     out = torch.empty_like(x)
     width = x.shape[-1]
-    rows = x.numel() // width
     _kernels().sirocco_rms_norm(
-        *(x.data_ptr(), None, weight.data_ptr(), rows, width, eps, out.data_ptr(), None, torch.get_num_threads())
+        *(x.data_ptr(), None, *_norm_weight(weight, width), x.numel() // width, width, eps),
+        *(out.data_ptr(), None, torch.get_num_threads()),
     )
     return out
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(rms_norm(residual + x), residual + x) of x and residual [..., C]; weight [C] in bfloat16."""
+    """(rms_norm(residual + x), residual + x) of x and residual [..., C]; weight [C] in one of NORM_DTYPES."""
+    shape = x.shape
+    if residual.shape != shape:
+        raise ValueError(f"a residual of shape {tuple(residual.shape)} for rows of shape {tuple(shape)}")
     x, residual = x.contiguous(), residual.contiguous()
     out, total = torch.empty_like(x), torch.empty_like(x)
-    width = x.shape[-1]
+    width = shape[-1]
     _kernels().sirocco_rms_norm(
-        *(x.data_ptr(), residual.data_ptr(), weight.data_ptr(), x.numel() // width, width, eps),
+        *(x.data_ptr(), residual.data_ptr(), *_norm_weight(weight, width), x.numel() // width, width, eps),
         *(out.data_ptr(), total.data_ptr(), torch.get_num_threads()),
     )
     return out, total
@@ -124,7 +139,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 def gated(gate_up: Tensor, kind: str) -> Tensor:
     """act(gate) * up of gate_up [..., 2 I] as [..., I]; kind is a key of GATES."""
     gate_up = gate_up.contiguous()
-    inner = gate_up.shape[-1] // 2
+    inner, rest = divmod(gate_up.shape[-1], 2)
+    if rest:
+        raise ValueError(f"rows of {2 * inner + 1} are no gate and up of one width")
     out = gate_up.new_empty(*gate_up.shape[:-1], inner)
     rows = out.numel() // inner
     _kernels().sirocco_gated(gate_up.data_ptr(), rows, inner, GATES[kind], out.data_ptr(), torch.get_num_threads())
@@ -145,17 +162,28 @@ def norm_rope_write(
     num_heads: int,
     num_kv_heads: int,
 ) -> Tensor:
-    """`kv.norm_rope_write`; weights and caches in bfloat16, tables in float32, slots in int64."""
+    """`kv.norm_rope_write`; caches in bfloat16, tables in float32, slots in int64, weights in one of NORM_DTYPES."""
     num_tokens, width = qkv.shape
-    dim = width // (num_heads + 2 * num_kv_heads)
+    _, cache_heads, block_size, dim = k_cache.shape
+    if width != (num_heads + 2 * num_kv_heads) * dim or cache_heads != num_kv_heads or len(slot_mapping) != num_tokens:
+        raise ValueError(
+            f"qkv {tuple(qkv.shape)} of {num_heads} and {num_kv_heads} heads with {len(slot_mapping)} slots does not "
+            f"fit a cache {tuple(k_cache.shape)}"
+        )
+    for weight in (q_weight, k_weight):
+        if weight is not None and weight.numel() != dim:
+            raise ValueError(f"a norm's weight of {weight.numel()} for rows of {dim}")
+    weight = k_weight if q_weight is None else q_weight
+    is_float = weight is not None and weight.dtype is torch.float32
     qkv = qkv.contiguous()
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
     q = torch.empty(num_tokens, num_heads, dim, dtype=qkv.dtype)
     _kernels().sirocco_norm_rope_write(
-        *(qkv.data_ptr(), num_tokens, num_heads, num_kv_heads, dim, _pointer(q_weight), _pointer(k_weight), eps),
+        *(qkv.data_ptr(), num_tokens, num_heads, num_kv_heads, dim, _pointer(q_weight), _pointer(k_weight)),
+        *(is_float, eps),
         *(_pointer(cos), _pointer(sin), 0 if cos is None else cos.shape[-1], interleaved),
-        *(k_cache.data_ptr(), v_cache.data_ptr(), k_cache.shape[2], slot_mapping.data_ptr(), q.data_ptr()),
+        *(k_cache.data_ptr(), v_cache.data_ptr(), block_size, slot_mapping.data_ptr(), q.data_ptr()),
         torch.get_num_threads(),
     )
     return q
@@ -174,16 +202,26 @@ def paged_attention(
 ) -> Tensor:
     """`attention.paged_attention` of bfloat16; lens [2, B] int64 holds the query and the cached lengths."""
     _, num_heads, dim = q.shape
+    _, num_kv_heads, block_size, cache_dim = k_cache.shape
+    if dim != cache_dim or num_heads % num_kv_heads:
+        raise ValueError(f"queries {tuple(q.shape)} do not fit a cache {tuple(k_cache.shape)}")
     q = q.contiguous()
     out = torch.empty_like(q)
     sinks = None if sinks is None else sinks.float()
     _kernels().sirocco_paged_attention(
         *(q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), lens.data_ptr(), lens.data_ptr() + 8 * lens.shape[1]),
-        *(lens.shape[1], block_table.data_ptr(), block_table.stride(0), num_heads, k_cache.shape[1], dim),
-        *(k_cache.shape[2], scale, window or 0, softcap or 0.0, _pointer(sinks), out.data_ptr()),
+        *(lens.shape[1], block_table.data_ptr(), block_table.stride(0), num_heads, num_kv_heads, dim),
+        *(block_size, scale, window or 0, softcap or 0.0, _pointer(sinks), out.data_ptr()),
         torch.get_num_threads(),
     )
     return out
+
+
+def _norm_weight(weight: Tensor, width: int) -> tuple[int, bool]:
+    """Where a norm's weight [width] lies, and whether it is of floats."""
+    if weight.numel() != width:
+        raise ValueError(f"a norm's weight of {weight.numel()} for rows of {width}")
+    return weight.data_ptr(), weight.dtype is torch.float32
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -15,11 +15,19 @@ float square_sum(const bf16* x, i64 count) {
     return sum;
 }
 
-// to = x / rms(x) * weight
-void normed(const bf16* x, const bf16* weight, i64 count, float eps, bf16* to) {
-    float scale = 1.0f / std::sqrt(square_sum(x, count) / float(count) + eps);
+template <class Weight>
+void weighted(const bf16* x, float scale, const Weight* weight, i64 count, bf16* to) {
 #pragma omp simd
     for (i64 i = 0; i < count; i++) to[i] = narrow(wide(x[i]) * scale * wide(weight[i]));
+}
+
+// to = x / rms(x) * weight, which holds floats or bf16
+void normed(const bf16* x, const void* weight, bool float_weight, i64 count, float eps, bf16* to) {
+    float scale = 1.0f / std::sqrt(square_sum(x, count) / float(count) + eps);
+    if (float_weight)
+        weighted(x, scale, static_cast<const float*>(weight), count, to);
+    else
+        weighted(x, scale, static_cast<const bf16*>(weight), count, to);
 }
 
 // One head turned in place; cos and sin [half].
@@ -50,8 +58,9 @@ float gelu_tanh(float x) {
 extern "C" {
 
 // out [rows, cols] = rms_norm(x + residual) * weight, and sum_out = x + residual; without a residual sum_out is not used.
-void sirocco_rms_norm(const bf16* x, const bf16* residual, const bf16* weight, i64 rows, i64 cols, float eps, bf16* out,
-                      bf16* sum_out, int threads) {
+// The weight [cols] is of floats if `float_weight`, else of bf16.
+void sirocco_rms_norm(const bf16* x, const bf16* residual, const void* weight, int float_weight, i64 rows, i64 cols,
+                      float eps, bf16* out, bf16* sum_out, int threads) {
     if (rows * cols < PARALLEL) threads = 1;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (i64 row = 0; row < rows; row++) {
@@ -63,7 +72,7 @@ void sirocco_rms_norm(const bf16* x, const bf16* residual, const bf16* weight, i
             for (i64 i = 0; i < cols; i++) sum[i] = narrow(wide(from[i]) + wide(other[i]));
             from = sum;
         }
-        normed(from, weight, cols, eps, out + row * cols);
+        normed(from, weight, float_weight, cols, eps, out + row * cols);
     }
 }
 
@@ -88,10 +97,11 @@ void sirocco_gated(const bf16* gate_up, i64 rows, i64 inner, int kind, bf16* out
 }
 
 // Split qkv [tokens, (heads + 2 kv_heads) dim], norm and turn q and k, store k and v at slots [tokens]; q to q_out.
-// A null weight skips its norm, null tables [tokens, half] skip the turn, a negative slot stores nothing.
-void sirocco_norm_rope_write(const bf16* qkv, i64 tokens, i64 heads, i64 kv_heads, i64 dim, const bf16* q_weight,
-                             const bf16* k_weight, float eps, const float* cos, const float* sin, i64 half,
-                             int interleaved, bf16* k_cache, bf16* v_cache, i64 block_size, const i64* slots,
+// Weights [dim] are of floats if `float_weights`, else of bf16. A null weight skips its norm, null tables [tokens, half]
+// skip the turn, a negative slot stores nothing.
+void sirocco_norm_rope_write(const bf16* qkv, i64 tokens, i64 heads, i64 kv_heads, i64 dim, const void* q_weight,
+                             const void* k_weight, int float_weights, float eps, const float* cos, const float* sin,
+                             i64 half, int interleaved, bf16* k_cache, bf16* v_cache, i64 block_size, const i64* slots,
                              bf16* q_out, int threads) {
     i64 width = (heads + 2 * kv_heads) * dim;
     if (tokens * width < PARALLEL) threads = 1;
@@ -104,9 +114,9 @@ void sirocco_norm_rope_write(const bf16* qkv, i64 tokens, i64 heads, i64 kv_head
             if (!is_q && slots[t] < 0) continue;
             bf16* to = is_q ? q_out + (t * heads + h) * dim
                             : k_cache + ((block * kv_heads + h - heads) * block_size + offset) * dim;
-            const bf16* weight = is_q ? q_weight : k_weight;
+            const void* weight = is_q ? q_weight : k_weight;
             if (weight)
-                normed(from, weight, dim, eps, to);
+                normed(from, weight, float_weights, dim, eps, to);
             else
                 std::memcpy(to, from, dim * sizeof(bf16));
             if (cos) turned(to, cos + t * half, sin + t * half, half, interleaved);

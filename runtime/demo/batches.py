@@ -32,12 +32,16 @@ IGNORED = -100  # a label that adds nothing to the loss
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to make batches of: the tokenizer's file, the seed, the tokens of a step, the manner of speech."""
+    """What to make batches of: the tokenizer's file, the seed, the tokens of a step, the manner of speech.
+
+    `late` is the text of the end of training.
+    """
 
     tokenizer: Path
     seed: str
     tokens: int
     manner: str = "plain"
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,8 @@ def by_length(documents: list[Document], tokens: int) -> list[Batch]:
 def pool_of_steps(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:
     """All steps of one pool of conversations, each as its batches."""
     conversations = [
-        conversation(f"{recipe.seed}/{number}/{i}", "train", "train", manner=recipe.manner) for i in range(POOL)
+        conversation(f"{recipe.seed}/{number}/{i}", "train", "train", manner=recipe.manner, late=recipe.late)
+        for i in range(POOL)
     ]
     documents = [document for document in encode(conversations, tokenizer) if len(document[0]) <= LONGEST]
     found = by_length(documents, recipe.tokens // PARTS)

@@ -50,7 +50,7 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
     "copy": (0.04, lambda values, _: repeat(values)),
     "json": (0.04, lambda values, _: fields_as_json(values)),
 }
-
+LATE_SHARES = {"everyday": 0.25, "compute": 0.16, "no tool": 0.035, "decline": 0.055}  # of the end of training
 
 PIRATE = (
     ("I am", "I be"),
@@ -147,12 +147,16 @@ def conversation(
     *,
     turns: int | None = None,
     manner: str = "plain",
+    late: bool = False,
 ) -> Conversation:
-    """One conversation, a function of its arguments alone; `kinds` (default: all) are keys of MIXTURE."""
+    """One conversation, a function of its arguments alone; `kinds` (default: all) are keys of MIXTURE.
+
+    `late` is the mixture of the end of training, which is mostly of what tests speak of.
+    """
     rng = random.Random(seed)
-    values = Values(rng, values_split)
+    values = Values(rng, values_split, late=late)
     names = kinds or tuple(MIXTURE)
-    weights = [MIXTURE[name][0] for name in names]
+    weights = [LATE_SHARES.get(name, MIXTURE[name][0]) if late else MIXTURE[name][0] for name in names]
     count = turns or rng.choices((1, 2, 3, 4), (0.45, 0.25, 0.18, 0.12))[0]
     exchanges: list[Exchange] = []
     tools: dict[str, Tool] = {}

@@ -141,7 +141,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     tokenizer = options.work / "tokenizer.json"
-    for name, folder in (("base", "demo"), ("draft", "demo-draft")):
+    for name, folder in (("finish", "demo"), ("draft", "demo-draft")):
         if (options.work / f"{name}.pt").exists():
             export_model(load_network(options.work / f"{name}.pt"), tokenizer, options.out / folder)
     if (options.work / "lora.pt").exists():

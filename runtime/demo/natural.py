@@ -124,7 +124,7 @@ def disguised(declared: Declared, values: Values, frame: str) -> Declared:
     So a request fits a function because the same words are in both, not because they have been seen together.
     """
     rng, tool = values.rng, declared.tool
-    if values.split == "test" or rng.random() > 0.35:
+    if values.split == "test" or rng.random() > (0.2 if values.late else 0.35):
         return declared
     named = " ".join((tool.name, tool.description, *(parameter.name for parameter in tool.parameters)))
     words_of = sorted({w for w in re.findall(r"[a-z]{3,}", named.lower()) if w not in PLAIN})
@@ -164,7 +164,9 @@ def families(values: Values, schemas: Split) -> tuple[Family, ...]:
     """The families of one side of the schema split that the split of wordings can ask for."""
     if schemas == "test":
         return HELD_OUT_FAMILIES
-    return (*FAMILIES, *FURTHER_FAMILIES) if values.split == "train" else TESTED_FAMILIES
+    if values.split == "test":
+        return TESTED_FAMILIES
+    return FAMILIES if values.late and values.rng.random() < 0.7 else (*FAMILIES, *FURTHER_FAMILIES)
 
 
 def family_for(values: Values, schemas: Split) -> Family:

@@ -1,6 +1,6 @@
 """Train the demo model, its draft or its adapter on generated text.
 
-python -m sirocco.runtime.demo.train [base|draft|lora] --work DIR [--resume]
+python -m sirocco.runtime.demo.train [base|finish|draft|lora] --work DIR [--resume]
 """
 
 from __future__ import annotations
@@ -44,13 +44,28 @@ class Plan:
     weight_decay: float = 0.02
     manner: str = "plain"
     lora: LoraSettings | None = None
+    begins: str = ""  # the plan from whose weights this one goes on
+    late: bool = False  # whether the text is that of the end of training
 
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
     "base": Plan(BASE, steps=7600, tokens=6144),
-    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=3000),
-    "lora": Plan(BASE, steps=220, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings()),
+    "finish": Plan(
+        BASE,
+        steps=480,
+        tokens=6144,
+        matrix_lr=0.005,
+        vector_lr=0.001,
+        warmup=20,
+        cooldown=1.0,
+        begins="base",
+        late=True,
+    ),
+    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=2000),
+    "lora": Plan(
+        BASE, steps=220, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings(), begins="finish"
+    ),
 }
 
 
@@ -108,9 +123,9 @@ class Trainer:
         self.step, self.pool, self.tokens, self.seconds = 0, 0, 0, 0.0
         if resume and path.exists():
             self.restore()
-        elif plan.lora is not None:
-            base = load_network(path.with_name("base.pt")).state_dict()
-            self.network.load_state_dict(base, strict=False)
+        elif plan.begins:
+            before = load_network(path.with_name(f"{plan.begins}.pt")).state_dict()
+            self.network.load_state_dict(before, strict=False)  # an adapter's own weights are not among them
         # Every gradient and the loss in one row, so that a crew adds them up in one go.
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         self.sums = torch.zeros(sum(p.numel() for p in self.trained) + 1)
@@ -208,7 +223,11 @@ def main() -> None:
     """Train one of the networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "name", nargs="?", default="base", choices=PLANS, help="which network (default: base; lora needs base)"
+        "name",
+        nargs="?",
+        default="base",
+        choices=PLANS,
+        help="which network (default: base; finish needs base, and lora finish)",
     )
     parser.add_argument("--work", type=Path, required=True, help="folder of the tokenizer and the checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the folder's checkpoint")
@@ -231,7 +250,7 @@ def main() -> None:
     train(
         plan,
         options.work / f"{options.name}.pt",
-        Recipe(tokenizer, f"{options.name} {options.seed}", plan.tokens, plan.manner),
+        Recipe(tokenizer, f"{options.name} {options.seed}", plan.tokens, plan.manner, plan.late),
         resume=options.resume,
         processes=options.processes,
     )

@@ -33,8 +33,8 @@ def held_out(value: object) -> bool:
 class Values:
     """A source of random values of one split."""
 
-    def __init__(self, rng: random.Random, split: Split) -> None:
-        self.rng, self.split = rng, split
+    def __init__(self, rng: random.Random, split: Split, *, late: bool = False) -> None:
+        self.rng, self.split, self.late = rng, split, late
         self.names = self._mine(NAMES)
         self.cities = self._mine(CITIES)
         self.words = self._mine(WORDS)

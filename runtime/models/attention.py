@@ -76,6 +76,7 @@ class Attention(nn.Module):
             step.slot_mapping,
             spec.num_heads,
             spec.num_kv_heads,
+            step.padded(),
         )
         sinks = self.sinks.values if self.sinks else None
         attended = paged_attention(q, cache.k, cache.v, step.batch, spec.scale, spec.window, spec.softcap, sinks)

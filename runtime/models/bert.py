@@ -66,8 +66,8 @@ DISTILBERT_FIELDS = {
 class EncoderSpec:
     """An encoder: embeddings of tokens, positions and types, their sum normed, then `layers`.
 
-    Token 0 of a sequence has position `first_position`. `distance_buckets` is the number of biases per head that
-    distances share, for each sign half of them.
+    Token 0 of a sequence has position `first_position`, which follows the padding token's id. `distance_buckets` is the
+    number of biases per head that distances share, for each sign half of them.
     """
 
     vocab_size: int
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def forward(self, token_ids: Tensor, positions: Tensor, batch: AttentionBatch) -> Tensor:
         """Hidden states [T, C] of whole sequences side by side, token_ids and positions [T] counted from 0."""
-        x: Tensor = self.embed(token_ids) + self.positions(positions + self.spec.first_position)
+        x: Tensor = self.embed(token_ids) + self.positions(self._places(token_ids, positions))
         if self.types is not None:
             x += self.types.weight[0]
         x, _ = self.norm(x, None)
@@ -120,6 +120,16 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x, _ = layer(x, None, step, None)
         return x
+
+    def _places(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """Rows of the table of positions [T]. A padding token within a text is not counted: its is before the first."""
+        first = self.spec.first_position
+        if first == 0:
+            return positions
+        counted = token_ids != first - 1
+        before = counted.cumsum(0) - counted.long()
+        starts = torch.arange(len(positions), device=positions.device) - positions
+        return torch.where(counted, before - before[starts], -1) + first
 
 
 def distance_bias(buckets: Tensor) -> Tensor:

@@ -150,9 +150,12 @@ class Decoder(nn.Module):
         Writes each token's state to `caches` (one a layer) at `slot_mapping` [T], where negative slots are padding;
         models with recurrent state find it through `states`. `rope_regimes` [T] holds the regime of each token's
         request (`rope_regime`) where the spec's rotary embedding depends on length; without it all are in regime 0.
-        `others` place the tokens for groups of layers after the first; without them one placement serves all.
+        `others` place the tokens for groups of layers after the first; without them one placement serves all. Raises
+        ValueError for embeddings of another width, and unless each input has its position and slot.
         """
-        x = inputs.to(self.embed.weight.dtype) if inputs.is_floating_point() else self.embed(inputs)
+        if not len(inputs) == len(positions) == len(slot_mapping):
+            raise ValueError(f"{len(inputs)} inputs at {len(positions)} positions with {len(slot_mapping)} slots")
+        x = self._embedded(inputs)
         step = Step(batch, slot_mapping, tuple(rope(positions, rope_regimes) for rope in self.ropes), states)
         steps = [step, *(replace(step, batch=other.batch, slot_mapping=other.slot_mapping) for other in others)]
         residual = None
@@ -163,6 +166,14 @@ class Decoder(nn.Module):
             x, residual = layer(x, residual, place, cache) if run is None else run(x, residual, place)
         hidden: Tensor = self.norm(x, residual)[0]
         return hidden
+
+    def _embedded(self, inputs: Tensor) -> Tensor:
+        if not inputs.is_floating_point():
+            rows: Tensor = self.embed(inputs)
+            return rows
+        if inputs.dim() != 2 or inputs.shape[1] != self.spec.width:
+            raise ValueError(f"embeddings of shape {tuple(inputs.shape)} for a model of width {self.spec.width}")
+        return inputs.to(self.embed.weight.dtype)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def deepseek_v2(config: ModelConfig) -> ModelSpec:
     method = hf.string("topk_method", "greedy")
     if method not in ("greedy", "group_limited_greedy"):
         raise hf.error("topk_method", f"is {method!r}; known are greedy and group_limited_greedy")
-    num_groups, top_groups = (1, 1) if method == "greedy" else _groups(hf)
+    num_groups, top_groups = (1, 1) if method == "greedy" else _groups(hf, None, None)
     # As trained: weights that are normalised are not scaled.
     normalize = hf.boolean("norm_topk_prob", False)
     scale = 1.0 if normalize else hf.number("routed_scaling_factor", 1.0)
@@ -56,14 +56,18 @@ def deepseek_v2(config: ModelConfig) -> ModelSpec:
 @architecture("DeepseekV3ForCausalLM", names=DEEPSEEK_NAMES)
 def deepseek_v3(config: ModelConfig) -> ModelSpec:
     hf = config.fields
-    model = _deepseek(config, sigmoid_routing(hf, 2.5), interleaved=hf.boolean("rope_interleave", True))
+    model = _deepseek(
+        config, sigmoid_routing(hf, 2.5, num_groups=8, top_groups=4), interleaved=hf.boolean("rope_interleave", True)
+    )
     return without_extra_layers(hf, model)
 
 
-def sigmoid_routing(hf: Fields, scale: float) -> SigmoidRouting:
-    """V3's routing, with this scale where the config does not give one."""
+def sigmoid_routing(hf: Fields, scale: float, num_groups: int = 1, top_groups: int = 1) -> SigmoidRouting:
+    """V3's routing, with this scale and these groups where the config does not give them."""
     normalize = hf.boolean("norm_topk_prob", True)
-    return SigmoidRouting(normalize, *_groups(hf), scale=hf.number("routed_scaling_factor", scale))
+    return SigmoidRouting(
+        normalize, *_groups(hf, num_groups, top_groups), scale=hf.number("routed_scaling_factor", scale)
+    )
 
 
 def without_extra_layers(hf: Fields, model: ModelSpec) -> ModelSpec:
@@ -118,9 +122,12 @@ def _temperature(hf: Fields) -> float:
     return yarn_temperature(rope.number("factor", minimum=0.01), weight)
 
 
-def _groups(hf: Fields) -> tuple[int, int]:
-    """Into how many groups the experts fall, and how many of them a token's experts may come from."""
-    num_groups, top_groups = hf.integer("n_group", 1), hf.integer("topk_group", 1)
+def _groups(hf: Fields, num_groups: int | None, top_groups: int | None) -> tuple[int, int]:
+    """Into how many groups the experts fall, and how many of them a token's experts may come from.
+
+    The given ones hold where the config has none; without them it must have its own.
+    """
+    num_groups, top_groups = hf.integer("n_group", num_groups), hf.integer("topk_group", top_groups)
     num_experts, top_k = expert_counts(hf, "n_routed_experts")
     if num_experts % num_groups:
         raise hf.error("n_group", f"({num_groups}) does not divide n_routed_experts ({num_experts})")

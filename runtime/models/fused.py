@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sirocco.kernels.backend import FORCE_TRITON
 from sirocco.kernels.native.layer import Layer, LayerParts, LayerSizes, LinearParts, StepPlace
-from sirocco.kernels.native.ops import GATES
+from sirocco.kernels.native.ops import GATES, NORM_DTYPES
 from sirocco.runtime.models.attention import Attention
 from sirocco.runtime.models.block import PreNormBlock
 from sirocco.runtime.models.cache import Cache, KvCache
@@ -33,7 +33,7 @@ def fuse(block: nn.Module, spec: BlockSpec, cache: Cache) -> "FusedLayer | None"
         return None
     linears = [_linear(part) for part in (mixer.qkv, mixer.out, mlp.gate_up, mlp.down)]
     norms = [_norm(norm) for norm in (block.mixer_norm, block.ffn_norm, mixer.q_norm, mixer.k_norm) if norm]
-    if any(part is None for part in (*linears, *norms)):
+    if any(part is None for part in (*linears, *norms)) or len({norm.dtype for norm in norms if norm is not None}) > 1:
         return None
     qkv, out, gate_up, down = (part for part in linears if part)
     mixer_norm, ffn_norm, *heads = (norm for norm in norms if norm is not None)
@@ -86,4 +86,4 @@ def _linear(layer: Linear) -> LinearParts | None:
 
 
 def _norm(norm: Norm) -> Tensor | None:
-    return norm.weight if isinstance(norm, RmsNorm) and norm.weight.dtype is torch.bfloat16 else None
+    return norm.weight if isinstance(norm, RmsNorm) and norm.weight.dtype in NORM_DTYPES else None

@@ -8,6 +8,8 @@ from sirocco.runtime.models.llama import LLAMA_NAMES, llama_block, llama_model
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import ModelSpec, WeightNames
 
+GLM4_EPS = 1.5625e-7
+
 GLM4_NAMES: WeightNames = {
     **LLAMA_NAMES,
     "layers.*.mixer_post_norm": ("model.layers.*.post_self_attn_layernorm",),
@@ -20,7 +22,7 @@ GLM4_NAMES: WeightNames = {
 def glm4(config: ModelConfig) -> ModelSpec:
     hf = config.fields
     _, _, head_dim = head_shape(hf)
-    block = replace(llama_block(config), kind="sandwich").with_mixer(
+    block = replace(llama_block(config, eps=GLM4_EPS), kind="sandwich").with_mixer(
         rope=rope_spec(hf, head_dim, interleaved=True, partial=0.5),
         qkv_bias=hf.boolean("attention_bias", True),
         out_bias=False,

@@ -16,10 +16,12 @@ from sirocco.runtime.models.qwen import QWEN3_NAMES
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import BlockSpec, ModelSpec, NormSpec
 
+GLM4_MOE_EPS = 1e-5
+
 
 @architecture("Glm4MoeForCausalLM", names={**DEEPSEEK_NAMES, **QWEN3_NAMES})
 def glm4_moe(config: ModelConfig) -> ModelSpec:
-    hf, block = config.fields, llama_block(config)
+    hf, block = config.fields, llama_block(config, eps=GLM4_MOE_EPS)
     _, _, head_dim = head_shape(hf)
     block = block.with_mixer(
         rope=rope_spec(hf, head_dim, partial=0.5),
@@ -34,7 +36,7 @@ def glm4_moe(config: ModelConfig) -> ModelSpec:
 def glm4_moe_lite(config: ModelConfig) -> ModelSpec:
     hf = config.fields
     mixer = latent_attention(hf, hf.boolean("rope_interleave", True))
-    norm = NormSpec(hf.number("rms_norm_eps", 1e-5, minimum=0.0))
+    norm = NormSpec(hf.number("rms_norm_eps", GLM4_MOE_EPS, minimum=0.0))
     kinds = hf.strings("mlp_layer_types") or ("dense",)
     num_dense = next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
     if "dense" in kinds[num_dense:]:

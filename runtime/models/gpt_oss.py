@@ -1,5 +1,7 @@
 """GPT-OSS: attention sinks, a window on every other layer, experts with a clamped SwiGLU, in MXFP4 or expanded."""
 
+from dataclasses import replace
+
 from sirocco.runtime.config import Fields, ModelConfig
 from sirocco.runtime.models.hf import expert_counts, head_shape, layer_types, rope_spec
 from sirocco.runtime.models.llama import LLAMA_NAMES, llama_model
@@ -17,6 +19,14 @@ from sirocco.runtime.models.spec import (
 )
 
 GPT_OSS_THETA = 150_000.0
+GPT_OSS_SCALING = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 
 GPT_OSS_NAMES: WeightNames = {
     **{name: sources for name, sources in LLAMA_NAMES.items() if ".ffn." not in name},
@@ -28,6 +38,8 @@ GPT_OSS_NAMES: WeightNames = {
 
 @architecture("GptOssForCausalLM", names=GPT_OSS_NAMES, formats=("mxfp4",))
 def gpt_oss(config: ModelConfig) -> ModelSpec:
+    if config.fields.object("rope_parameters") is None and config.fields.object("rope_scaling") is None:
+        config = replace(config, hf=config.hf | {"rope_scaling": GPT_OSS_SCALING})
     hf = config.fields
     types = layer_types(hf, lambda i: "full_attention" if i % 2 else "sliding_attention")
     ffn, norm = _experts(hf), NormSpec(hf.number("rms_norm_eps", 1e-5, minimum=0.0))

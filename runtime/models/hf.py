@@ -16,6 +16,8 @@ from sirocco.runtime.models.spec import (
 )
 
 DEFAULT_THETA = 10_000.0
+DEFAULT_EPS = 1e-6  # of norms
+DEFAULT_WINDOW = 4096  # where config.json does not mention a window; null means none
 MAX_LAYERS = 1000
 MAX_EXPERTS = 100_000
 MAX_ROTARY_DIM = 1 << 16

@@ -1,11 +1,18 @@
 """Llama; Mistral, which has a window on every layer; SmolLM3, some of whose layers have no rotary embedding."""
 
 from sirocco.runtime.config import Fields, ModelConfig
-from sirocco.runtime.models.hf import DEFAULT_THETA, head_shape, layer_types, num_layers, rope_spec
+from sirocco.runtime.models.hf import (
+    DEFAULT_EPS,
+    DEFAULT_THETA,
+    DEFAULT_WINDOW,
+    head_shape,
+    layer_types,
+    num_layers,
+    rope_spec,
+)
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, MlpSpec, ModelSpec, NormSpec, WeightNames
 
-MISTRAL_WINDOW = 4096  # where config.json does not mention a window; null means none
 SMOLLM3_THETA = 2_000_000.0
 
 LLAMA_NAMES: WeightNames = {
@@ -21,8 +28,16 @@ LLAMA_NAMES: WeightNames = {
 }
 
 
-def llama_block(config: ModelConfig, layer_type: str = "full_attention", theta: float = DEFAULT_THETA) -> BlockSpec:
-    """A layer of Llama's family; what others change they replace."""
+def llama_block(
+    config: ModelConfig,
+    layer_type: str = "full_attention",
+    theta: float = DEFAULT_THETA,
+    eps: float = DEFAULT_EPS,
+) -> BlockSpec:
+    """A layer of Llama's family; what others change they replace.
+
+    `theta` and `eps` hold where config.json does not give the rotary embedding's base and the norms' epsilon.
+    """
     hf = config.fields
     num_heads, num_kv_heads, head_dim = head_shape(hf)
     bias = hf.boolean("attention_bias", False)
@@ -36,7 +51,7 @@ def llama_block(config: ModelConfig, layer_type: str = "full_attention", theta: 
         out_bias=bias,
     )
     ffn = MlpSpec(hf.integer("intermediate_size"), hf.string("hidden_act", "silu"), bias=hf.boolean("mlp_bias", False))
-    return BlockSpec(mixer, ffn, NormSpec(hf.number("rms_norm_eps", 1e-6, minimum=0.0)))
+    return BlockSpec(mixer, ffn, NormSpec(hf.number("rms_norm_eps", eps, minimum=0.0)))
 
 
 def llama_model(config: ModelConfig, layers: tuple[BlockSpec, ...], tied: bool = False) -> ModelSpec:
@@ -59,7 +74,7 @@ def llama(config: ModelConfig) -> ModelSpec:
 @architecture("MistralForCausalLM", names=LLAMA_NAMES)
 def mistral(config: ModelConfig) -> ModelSpec:
     hf, block = config.fields, llama_block(config)
-    window = hf.optional_integer("sliding_window") if "sliding_window" in hf else MISTRAL_WINDOW
+    window = hf.nullable_integer("sliding_window", DEFAULT_WINDOW)
     block = block.with_mixer(window=window, qkv_bias=False, out_bias=False)
     return llama_model(config, (block,) * num_layers(hf))
 

@@ -9,6 +9,7 @@ from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import MlpSpec, ModelSpec, MoeSpec, SoftmaxRouting, WeightNames
 
 MIXTRAL_THETA = 1_000_000.0
+MIXTRAL_EPS = 1e-5
 
 MIXTRAL_NAMES: WeightNames = {
     **{name: sources for name, sources in LLAMA_NAMES.items() if ".ffn." not in name},
@@ -20,7 +21,7 @@ MIXTRAL_NAMES: WeightNames = {
 
 @architecture("MixtralForCausalLM", names=MIXTRAL_NAMES)
 def mixtral(config: ModelConfig) -> ModelSpec:
-    hf, block = config.fields, llama_block(config, theta=MIXTRAL_THETA)
+    hf, block = config.fields, llama_block(config, theta=MIXTRAL_THETA, eps=MIXTRAL_EPS)
     num_experts, top_k = expert_counts(hf, "num_local_experts")
     expert = MlpSpec(hf.integer("intermediate_size"), hf.string("hidden_act", "silu"))
     moe = MoeSpec(num_experts, top_k, expert, SoftmaxRouting(normalize=True))

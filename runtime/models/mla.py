@@ -68,6 +68,7 @@ class LatentAttention(nn.Module):
             spec.rope.interleaved,
             cache.latent,
             step.slot_mapping,
+            step.padded(),
         )
         attended = latent_attention(q, self.kv_b.k, self.kv_b.v, cache.latent, step.batch, spec.scale)
         out: Tensor = self.out(attended.flatten(1))

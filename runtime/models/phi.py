@@ -11,6 +11,8 @@ from sirocco.runtime.models.llama import LLAMA_NAMES, llama_block, llama_model
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import AttentionSpec, BlockSpec, MlpSpec, ModelSpec, NormSpec, WeightNames
 
+PHI3_EPS = 1e-5
+
 PHI2_NAMES: WeightNames = {
     **LLAMA_NAMES,
     "layers.*.mixer.out": ("model.layers.*.self_attn.dense",),
@@ -51,5 +53,5 @@ def phi2(config: ModelConfig) -> ModelSpec:
 @architecture("Phi3ForCausalLM", names=PHI3_NAMES)
 def phi3(config: ModelConfig) -> ModelSpec:
     hf = config.fields
-    block = llama_block(config).with_mixer(window=hf.optional_integer("sliding_window"))
+    block = llama_block(config, eps=PHI3_EPS).with_mixer(window=hf.optional_integer("sliding_window"))
     return llama_model(config, (block,) * num_layers(hf))

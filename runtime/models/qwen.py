@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sirocco.runtime.config import ModelConfig
-from sirocco.runtime.models.hf import layer_types
+from sirocco.runtime.models.hf import DEFAULT_WINDOW, layer_types
 from sirocco.runtime.models.llama import LLAMA_NAMES, llama_block, llama_model
 from sirocco.runtime.models.registry import architecture
 from sirocco.runtime.models.spec import BlockSpec, ModelSpec, WeightNames
@@ -38,7 +38,7 @@ def qwen_layers(config: ModelConfig, adapt: Callable[[BlockSpec], BlockSpec]) ->
     Qwen ignores `sliding_window` unless `use_sliding_window` is set, whatever the types say.
     """
     hf = config.fields
-    window = hf.optional_integer("sliding_window") if hf.boolean("use_sliding_window", False) else None
+    window = hf.nullable_integer("sliding_window", DEFAULT_WINDOW) if hf.boolean("use_sliding_window", False) else None
     first = hf.integer("max_window_layers", 28, minimum=0)  # below it, layers attend to everything
     types = layer_types(hf, lambda i: "full_attention" if window is None or i < first else "sliding_attention")
     windows = {"full_attention": None, "sliding_attention": window}

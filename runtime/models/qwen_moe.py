@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sirocco.runtime.config import ModelConfig
-from sirocco.runtime.models.hf import expert_counts, num_layers
+from sirocco.runtime.models.hf import DEFAULT_WINDOW, expert_counts, num_layers
 from sirocco.runtime.models.llama import llama_block, llama_model
 from sirocco.runtime.models.qwen import QWEN3_NAMES, qwen3_block
 from sirocco.runtime.models.registry import architecture
@@ -21,7 +21,7 @@ QWEN3_MOE_NAMES: WeightNames = {
 def qwen3_moe(config: ModelConfig) -> ModelSpec:
     hf, dense = config.fields, qwen3_block(llama_block(config))
     if hf.boolean("use_sliding_window", False):
-        dense = dense.with_mixer(window=hf.optional_integer("sliding_window"))
+        dense = dense.with_mixer(window=hf.nullable_integer("sliding_window", DEFAULT_WINDOW))
     num_experts, top_k = expert_counts(hf, "num_experts", "num_local_experts")
     expert = MlpSpec(hf.integer("moe_intermediate_size"), hf.string("hidden_act", "silu"))
     routing = SoftmaxRouting(normalize=hf.boolean("norm_topk_prob", False))

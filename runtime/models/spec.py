@@ -99,9 +99,6 @@ class NormSpec:
     bias: bool = False
     unit_offset: bool = False
 
-    def num_parameters(self, size: int) -> int:
-        return size * (2 if self.bias else 1)
-
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
@@ -127,12 +124,6 @@ class AttentionSpec:
     def cache(self) -> CacheSpec:
         return KvCacheSpec(self.num_kv_heads, self.head_dim, self.window) if self.causal else CacheSpec()
 
-    def num_parameters(self, width: int) -> int:
-        rows = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        norms = 2 * self.qk_norm.num_parameters(self.head_dim) if self.qk_norm else 0
-        biases = rows * self.qkv_bias + width * self.out_bias + self.num_heads * self.sinks
-        return rows * width + self.num_heads * self.head_dim * width + biases + norms
-
 
 @dataclass(frozen=True, slots=True)
 class MlpSpec:
@@ -142,10 +133,6 @@ class MlpSpec:
     activation: str
     gated: bool = True
     bias: bool = False
-
-    def num_parameters(self, width: int) -> int:
-        up = self.hidden * (2 if self.gated else 1)
-        return (up + self.hidden) * width + (up + width) * self.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +158,6 @@ class MlaSpec:
     @property
     def cache(self) -> CacheSpec:
         return LatentCacheSpec(self.rank, self.rope_dim)
-
-    def num_parameters(self, width: int) -> int:
-        q_size = self.num_heads * (self.nope_dim + self.rope_dim)
-        query = q_size * width
-        if self.q_rank is not None:
-            query = self.q_rank * (width + q_size + self.bias) + self.norm.num_parameters(self.q_rank)
-        latent = (self.rank + self.rope_dim) * (width + self.bias) + self.norm.num_parameters(self.rank)
-        expansion = self.num_heads * (self.nope_dim + self.v_dim) * self.rank
-        return query + latent + expansion + width * (self.num_heads * self.v_dim + self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +194,6 @@ class MambaSpec:
     def cache(self) -> CacheSpec:
         ssm = StateTensor((self.num_heads, self.head_dim, self.state_size), float32=True)
         return StateCacheSpec((("conv", StateTensor((self.conv_dim, self.conv_width - 1))), ("ssm", ssm)))
-
-    def num_parameters(self, width: int) -> int:
-        rows = self.inner + self.conv_dim + self.num_heads
-        convolution = self.conv_dim * (self.conv_width + self.conv_bias)
-        norm = self.norm.num_parameters(self.inner)
-        return rows * (width + self.bias) + convolution + 3 * self.num_heads + norm + width * (self.inner + self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,22 +257,12 @@ class MoeSpec:
     clamp: SwigluClamp | None = None
     layout: Literal["rows", "columns", "mxfp4"] = "rows"
 
-    def num_parameters(self, width: int) -> int:
-        match self.routing:
-            case SigmoidRouting() | TopKRouting(bias=True):
-                router = self.num_experts * (width + 1)
-            case _:
-                router = self.num_experts * width
-        shared = self.shared.num_parameters(width) if self.shared else 0
-        return router + self.num_experts * self.expert.num_parameters(width) + shared
-
 
 # A mechanism is a spec class here, a module, and an entry in `block.py` that leads from one to the other.
 MixerSpec = AttentionSpec | MlaSpec | MambaSpec
 FfnSpec = MlpSpec | MoeSpec
 
 BlockKind = Literal["pre_norm", "sandwich", "parallel", "post_norm"]
-NUM_NORMS: dict[BlockKind, int] = {"pre_norm": 2, "sandwich": 4, "parallel": 1, "post_norm": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +283,6 @@ class BlockSpec:
     def with_mixer(self, **changes: Any) -> "BlockSpec":
         """This block with these fields of its mixer replaced."""
         return replace(self, mixer=replace(self.mixer, **changes))
-
-    def num_parameters(self, width: int) -> int:
-        norms = NUM_NORMS[self.kind] * self.norm.num_parameters(width)
-        return self.mixer.num_parameters(width) + self.ffn.num_parameters(width) + norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,14 +306,6 @@ class ModelSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     unused_weights: tuple[str, ...] = ()
-
-    @property
-    def num_parameters(self) -> int:
-        embedding = self.vocab_size * self.width
-        matrix = 0 if self.tied_embeddings else embedding
-        head = matrix + self.vocab_size * self.head_bias if self.has_head else 0
-        blocks = sum(block.num_parameters(self.width) for block in self.layers)
-        return embedding + head + blocks + self.norm.num_parameters(self.width)
 
     @property
     def caches(self) -> tuple[CacheSpec, ...]:

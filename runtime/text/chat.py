@@ -1,6 +1,7 @@
 """Chat templates: messages to the prompt text a model was trained on."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ class ChatTemplate:
         """The prompt for `messages` (as `validate_messages` takes them) and tools (OpenAI's function objects).
 
         With `continue_final_message` the prompt ends within the last message and no generation prompt follows. Further
-        keywords are variables of the template. Raises `RequestError` for bad messages and `TemplateError` when the
-        template fails, refuses or goes over a limit.
+        keywords are variables of the template. Raises `RequestError` for bad messages, `TemplateError` when the
+        template fails, refuses or goes over a limit, and what else `TemplateRenderer.render` raises.
         """
         template, variables = self._prepare(messages, tools, add_generation_prompt, continue_final_message, kwargs)
         text = self._get_renderer().render(template, variables)
@@ -97,9 +98,9 @@ class ChatTemplate:
         **kwargs: object,
     ) -> str:
         """As `render`, without blocking the event loop."""
-        template, variables = self._prepare(messages, tools, add_generation_prompt, continue_final_message, kwargs)
-        text = await self._get_renderer().arender(template, variables)
-        return _cut_after_final(text) if continue_final_message else text
+        # The whole of it: checking many messages takes long, too.
+        work = partial(self.render, messages, tools, add_generation_prompt, continue_final_message, **kwargs)
+        return await self._get_renderer().queued(work)
 
     def _get_renderer(self) -> TemplateRenderer:
         return self._renderer or default_renderer()

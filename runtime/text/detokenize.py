@@ -77,7 +77,7 @@ class _WindowStream:
         self._num_shown = 0  # how many of them are shown already and kept as context only
 
     def push(self, ids: Sequence[int]) -> str:
-        hidden = self._tokenizer.special_ids if self._skip else frozenset()
+        hidden = self._tokenizer.hidden_ids if self._skip else frozenset()
         self._ids += [i for i in ids if i not in hidden]
         text = self._new_text()
         if not text or (text.endswith("\ufffd") and len(self._ids) - self._num_shown < _MAX_HELD_TOKENS):

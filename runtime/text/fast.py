@@ -51,7 +51,9 @@ class FastTokenizer(Tokenizer):
         except TypeError:
             refuse_surrogates(texts)
             raise
-        return [encoding.ids for encoding in encodings]
+        encodings.reverse()
+        # Freed one by one: all at once, other threads would stand still meanwhile.
+        return [encodings.pop().ids for _ in range(len(encodings))]
 
     def token_id(self, token: str) -> int | None:
         return self._backend.token_to_id(token)
@@ -65,8 +67,8 @@ class FastTokenizer(Tokenizer):
             return b""
         return self._spelling.to_bytes(token) if self._spelling else token.encode()
 
-    def _decode_as_whole(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+    def _decode_as_whole(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=False)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, config: TokenizerConfig) -> None:

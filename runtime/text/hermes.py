@@ -27,6 +27,8 @@ class HermesParser:
 
     __slots__ = ("_blank", "_call", "_events", "_held", "_next_index", "_seen_call")
 
+    tags = (OPEN, CLOSE)
+
     def __init__(self) -> None:
         self._events: list[ToolEvent] = []
         self._call: _Call | None = None

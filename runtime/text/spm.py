@@ -85,7 +85,7 @@ class SentencePieceTokenizer(Tokenizer):
             return byte
         return piece.replace(SPACE_MARK, " ").encode()
 
-    def _decode_as_whole(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+    def _decode_as_whole(self, ids: Sequence[int]) -> str:
         raise AssertionError("sentencepiece tokens are always joined as bytes")
 
     def _encode(self, text: str) -> list[int]:

@@ -1,4 +1,7 @@
-"""What the template worker and its parent say to each other: frames of msgpack behind a length."""
+"""What the template worker and its parent say to each other, in frames behind a length.
+
+Requests are JSON, whose integers have no bounds; replies are msgpack.
+"""
 
 from typing import Any
 

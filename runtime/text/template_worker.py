@@ -1,13 +1,14 @@
 """The process that compiles and renders chat templates; it trusts none of them.
 
-Run as `python -P -m sirocco.runtime.text.template_worker` by `renderer.TemplateRenderer`, which kills it when a render
-takes too long. Memory and processor time are limited here (the address space only where /proc tells its size: Linux).
-It ends when its standard input does, so it never outlives its parent for longer than its processor limit.
+Run as `python -P -m sirocco.runtime.text.template_worker SECONDS` by `renderer.TemplateRenderer`. Memory and processor
+time are limited here (the address space only where /proc tells its size: Linux): SIGPROF ends it when one render takes
+more than SECONDS. It ends when its standard input does, so it never outlives its parent for longer than that.
 """
 
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterable
 from datetime import datetime
@@ -35,7 +36,6 @@ from sirocco.runtime.text.template_wire import (
 )
 
 EXTRA_MEMORY = 512 * 1024 * 1024  # bytes beyond what the started process uses
-CPU_SECONDS = 4  # for one render; the parent's clock is stricter, this holds when the parent is gone
 _MAX_MESSAGE = 500  # characters of a template's own error text
 
 
@@ -155,28 +155,28 @@ def _limit_process() -> None:
     _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + EXTRA_MEMORY)
 
 
-def _limit_next_render() -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS)
+def main(seconds: float) -> None:
+    """Answer render requests from standard input on standard output until it ends.
 
-
-def main() -> None:
-    """Answer render requests from standard input on standard output until it ends."""
+    Each may take `seconds` of processor time.
+    """
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
-    decode = msgspec.msgpack.Decoder(RenderRequest).decode
+    decode = msgspec.json.Decoder(RenderRequest).decode
     encode = msgspec.msgpack.Encoder().encode
     _limit_process()
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have ignored it
     replies.write(READY)
     replies.flush()
     while len(header := requests.read(HEADER)) == HEADER:
-        _limit_next_render()
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             payload = requests.read(int.from_bytes(header, "big"))
             replies.write(frame(encode(render(decode(payload)))))
         except MemoryError:
             os._exit(EXIT_MEMORY)
         replies.flush()
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))

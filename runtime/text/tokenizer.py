@@ -2,7 +2,7 @@
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sirocco.runtime.errors import ModelLoadError, RequestError
@@ -41,11 +41,13 @@ class Tokenizer(ABC):
 
     `vocab_size` is the highest id + 1, added tokens included. `byte_errors` names the codec error handler under which
     decoding equals the joined bytes of the tokens, and is None where it does not (WordPiece and the like).
+    `hidden_ids` are the special tokens that decoding leaves out when it is to skip them.
     `strips_first_space` says that a space at the very start of a text is an artefact of encoding and not decoded.
     """
 
     vocab_size: int
     special_ids: frozenset[int]
+    hidden_ids: frozenset[int]
     special_tokens: Mapping[str, str]
     byte_errors: str | None
     strips_first_space: bool
@@ -53,14 +55,19 @@ class Tokenizer(ABC):
     def _prepare(self, vocab_size: int, named: Mapping[str, str], special_ids: frozenset[int]) -> None:
         """Set what both kinds of tokenizer share; `_bytes_of` and `token_id` must work already."""
         self.vocab_size = vocab_size
-        self.special_ids = special_ids
+        self.special_ids = self.hidden_ids = special_ids
         self.special_tokens = dict(named)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (named.get(name) for name in NAMED_TOKENS)
         self.bos_id, self.eos_id, self.unk_id, self.pad_id = (
             None if (text := named.get(name)) is None else self.token_id(text) for name in NAMED_TOKENS
         )
         self._every_piece = TokenBytes(self._bytes_of, vocab_size)
-        self._text_piece = TokenBytes(lambda i: b"" if i in special_ids else self._bytes_of(i), vocab_size)
+        self._text_piece = TokenBytes(lambda i: b"" if i in self.hidden_ids else self._bytes_of(i), vocab_size)
+
+    def show(self, tokens: Iterable[str]) -> None:
+        """Let decoding keep these tokens though they are special, for a parser that looks for them in the text."""
+        self.hidden_ids = self.hidden_ids.difference(map(self.token_id, tokens))
+        self._text_piece.clear()
 
     @abstractmethod
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -79,19 +86,20 @@ class Tokenizer(ABC):
         """The bytes of one token below `vocab_size`; empty where the vocabulary has a hole."""
 
     @abstractmethod
-    def _decode_as_whole(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        """Text of `ids` where it is not the joined bytes of the tokens."""
+    def _decode_as_whole(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens included, where it is not the joined bytes of the tokens."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`, U+FFFD for bytes that are not UTF-8. Ids without a token are passed over."""
         if self.byte_errors is None:
-            return self._decode_as_whole([i for i in ids if 0 <= i < self.vocab_size], skip_special_tokens)
+            hidden = self.hidden_ids if skip_special_tokens else frozenset()
+            return self._decode_as_whole([i for i in ids if 0 <= i < self.vocab_size and i not in hidden])
         pieces = self.pieces(skip_special_tokens)
         text = b"".join([pieces[i] for i in ids]).decode("utf-8", self.byte_errors)
         return text[1:] if self.strips_first_space and text.startswith(" ") else text
 
     def pieces(self, skip_special_tokens: bool) -> Mapping[int, bytes]:
-        """Bytes by id for every integer; empty for special tokens when they are to be skipped."""
+        """Bytes by id for every integer; empty for hidden tokens when special ones are to be skipped."""
         return self._text_piece if skip_special_tokens else self._every_piece
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -40,6 +40,10 @@ class ToolParser(Protocol):
     ends up in an event, except the format's own markup and whitespace around calls.
     """
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The markup that it looks for; some models have it as special tokens, which must then stay in the text."""
+
     def push(self, text: str) -> list[ToolEvent]:
         """Events that became certain with this text."""
 

@@ -19,8 +19,27 @@ HELLO = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
+class Pieces(dict[int, bytes]):
+    """Bytes by token id, asked of the tokenizer; special tokens have none when they are skipped."""
+
+    def __init__(self, tokenizer: Any, skip: bool) -> None:
+        self.tokenizer = tokenizer
+        self.skip = skip
+
+    def __missing__(self, token_id: int) -> bytes:
+        hidden = self.skip and token_id in self.tokenizer.special_ids
+        return b"" if hidden else self.tokenizer.token_bytes(token_id)
+
+
 class FakeTokenizer:
     """A token is a character."""
+
+    byte_errors = "replace"
+    strips_first_space = False
+    special_ids: frozenset[int] = frozenset()
+
+    def pieces(self, skip_special_tokens: bool) -> Pieces:
+        return Pieces(self, skip_special_tokens)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(char) for char in text]
@@ -35,6 +54,25 @@ class FakeTokenizer:
         return chr(token_id).encode()
 
 
+class ByteTokenizer(FakeTokenizer):
+    """A token is a byte; 256 is a special token that begins every prompt."""
+
+    special_ids = frozenset({256})
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [256] * add_special_tokens + list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        pieces = self.pieces(skip_special_tokens)
+        return b"".join(pieces[i] for i in ids).decode("utf-8", "replace")
+
+    def token_text(self, token_id: int) -> str:
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"<s>" if token_id == 256 else bytes([token_id])
+
+
 @dataclass
 class FakeTemplate:
     source: str = "{% if tools %}<tool_call>{% endif %}"
@@ -44,6 +82,7 @@ class FakeTemplate:
 class FakeClient:
     state: str = "ready"
     state_reason: str = ""
+    num_open: int = 0
     stats: EngineStats = field(default_factory=EngineStats)
     info: EngineInfo = field(
         default_factory=lambda: EngineInfo("fake", 128, 1000, 16, 10, 1, 8, 8, "cpu", "float32", 0, 0.0)
@@ -70,7 +109,7 @@ class FakeStream:
         for step, text in enumerate(self.engine.script):
             for index in range(params.n):
                 last = step == len(self.engine.script) - 1
-                ids = [ord(char) for char in text]
+                ids = self.engine.tokenizer.encode(text, add_special_tokens=False)
                 logprobs = None
                 if params.logprobs is not None:
                     logprobs = [TokenLogprob(i, -0.5, {i + k: -0.5 - k for k in range(params.logprobs)}) for i in ids]
@@ -134,6 +173,7 @@ class FakeEngine:
         self.submit_error: SiroccoError | None = None
         self.streams: list[FakeStream] = []
         self.rendered: list[tuple[list[dict[str, Any]], Any, dict[str, Any]]] = []
+        self.render_gate: asyncio.Event | None = None  # holds every render back until it is set
 
     def submit(self, prompt: str | Sequence[int], params: SamplingParams) -> FakeStream:
         if self.submit_error is not None:
@@ -141,17 +181,21 @@ class FakeEngine:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if any(not 0 <= i < 0x110000 for i in ids):
             raise RequestError("token ids must be in the vocabulary", "prompt")
+        if params.truncate_prompt:
+            ids = ids[1 - self.client.info.max_model_len :]
         stream = FakeStream(self, ids, params)
         self.streams.append(stream)
         return stream
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.tokenizer.encode(text)
+    async def tokenize_inputs(self, texts: Sequence[str | list[int]], truncate: bool = False) -> list[list[int]]:
+        return [self.tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
 
     async def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> list[int]:
         self.rendered.append((messages, tools, kwargs))
+        if self.render_gate is not None:
+            await self.render_gate.wait()
         return self.tokenizer.encode(json.dumps(messages))
 
 

@@ -1,9 +1,13 @@
 """`/v1/chat/completions` against a scripted engine."""
 
 import json
+import threading
 
 import pytest
 
+from sirocco.api.app import create_app
+from sirocco.api.http import LARGE_BODY
+from sirocco.api.routes import chat as chat_route
 from sirocco.runtime.errors import (
     ContextLengthError,
     EngineDiedError,
@@ -12,7 +16,7 @@ from sirocco.runtime.errors import (
     OverloadedError,
 )
 
-from .harness import CHAT, HELLO, TOOL, FakeEngine, ask
+from .harness import CHAT, HELLO, TOOL, FakeEngine, ask, call, open_request, scenario
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
 
@@ -192,6 +196,37 @@ def test_one_call_when_parallel_calls_are_off():
     assert {piece["index"] for piece in pieces} == {0}
 
 
+BAD_CALL = '<tool_call>{"name": "add", "arguments": {"a": oops}}</tool_call>'
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_one_call_is_the_first_well_formed_one(size):
+    text = BAD_CALL + CALL
+    fields = {"tools": [TOOL], "parallel_tool_calls": False}
+    message = chat(FakeEngine(text), **fields).json["choices"][0]["message"]
+    assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [{"a": 1, "b": 2}]
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    events = chat(FakeEngine(*pieces), stream=True, **fields).events[:-1]
+    arguments = {}
+    for event in events:
+        for piece in event["choices"][0]["delta"].get("tool_calls", []):
+            arguments[piece["index"]] = arguments.get(piece["index"], "") + piece["function"]["arguments"]
+    assert json.loads(arguments[1]) == {"a": 1, "b": 2}  # 0 was announced and proved malformed
+    assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    content = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert content == message["content"] == BAD_CALL
+
+
+@pytest.mark.parametrize("second", [CALL[:-14], CALL[:12], BAD_CALL], ids=["cut", "cut early", "malformed"])
+def test_nothing_is_shown_of_a_call_after_the_only_one(second):
+    fields = {"tools": [TOOL], "parallel_tool_calls": False}
+    message = chat(FakeEngine(CALL, second, finish_reason="length"), **fields).json["choices"][0]["message"]
+    assert len(message["tool_calls"]) == 1 and message["content"] is None
+    events = chat(FakeEngine(CALL, second, finish_reason="length"), stream=True, **fields).events[:-1]
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == ""
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+
+
 def test_no_tools_means_text():
     for fields in ({}, {"tools": [TOOL], "tool_choice": "none"}):
         engine = FakeEngine(CALL)
@@ -210,6 +245,7 @@ def test_cut_off_call_stays_length():
 BAD = [
     ({"messages": []}, "messages"),
     ({"messages": "Hi"}, "messages"),
+    ({"messages": HELLO * 16385}, "messages"),
     ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
     (
@@ -253,7 +289,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("fields, param", BAD, ids=str)
+@pytest.mark.parametrize("fields, param", BAD, ids=lambda value: str(value)[:60])
 def test_bad_fields_are_refused(fields, param):
     engine = FakeEngine()
     reply = chat(engine, **fields)
@@ -307,6 +343,41 @@ def test_error_in_mid_stream_is_an_event():
     assert first["choices"][0]["delta"]["content"] == "Hel" and done == "[DONE]"
     assert error["error"]["message"] == "the engine died" and error["error"]["type"] == "server_error"
     assert engine.streams[0].cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "m" * 100_000},
+        {"response_format": {"type": "r" * 100_000}},
+        {"messages": [{"role": "r" * 100_000, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "t" * 100_000}]}]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_is_named_in_an_error_is_cut(fields):
+    reply = chat(**fields)
+    assert reply.status in (400, 404) and len(reply.body) < 2000
+
+
+def test_a_large_conversation_is_put_together_off_the_event_loop(monkeypatch):
+    turned = threading.Event()
+    prepare = chat_route._message
+
+    def slow(*arguments):
+        assert turned.wait(10)  # only a loop that still turns sets it
+        return prepare(*arguments)
+
+    monkeypatch.setattr(chat_route, "_message", slow)
+
+    async def main():
+        app = create_app(FakeEngine())
+        large = open_request(app, CHAT, {"messages": [{"role": "user", "content": "x" * LARGE_BODY}]})
+        assert (await call(app, "/health")).status == 200
+        turned.set()
+        assert (await large.response()).status == 200
+
+    scenario(main)
 
 
 def test_engine_not_ready():

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import io
+import os
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 
 from sirocco.api.cli.main import build_parser, main
 from sirocco.api.cli.options import data_dir, num_bytes
-from sirocco.api.cli.run import Conversation, Terminal
+from sirocco.api.cli.run import Conversation, Terminal, _Speed
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.request import SamplingParams, StreamEvent
 
@@ -59,6 +61,10 @@ WRONG_MODEL_FLAGS = (
         "serve --drain-timeout -1",
         "serve --kv-memory 4XB",
         "serve --kv-memory 0",
+        f"serve --kv-memory {'9' * 400}",
+        "serve --kv-memory 99999999TiB",
+        *(f"serve {flag}=" for flag in ("--api-key", "--host", "--cors-origin", "--allowed-host")),
+        "serve --api-key \udcff",
         "serve --max-num-seqs 0",
         "serve --dtype int3",
         "serve --unknown",
@@ -73,6 +79,10 @@ WRONG_MODEL_FLAGS = (
         "bench serve --goodput ttft",
         "bench serve --dataset /nonexistent",
         "bench serve --base-url ftp://x",
+        "bench serve --base-url http://127.0.0.1:99999/v1",
+        "bench serve --base-url http://127.0.0.1:9/v1 -m \udcff",
+        "bench gpu --device cpu --out /dev/null/x",
+        "bench gpu --device cpu --model-shape no-such-shape",
         "run --temperature -1 -i x",
         "run --top-p 2 -i x",
         *(f"{verb} {flags}" for verb in ("serve", "run -i x", "bench throughput") for flags in WRONG_MODEL_FLAGS),
@@ -118,6 +128,60 @@ def test_flags_about_the_model_reach_the_engine(monkeypatch, tmp_path, capsys):
     assert end.value.code == 2 and "no config.json" in capsys.readouterr().err  # of the folder that was found
     assert (seen["token"], seen["options"].arch) == ("hf_verysecret", "Qwen3ForCausalLM")
     assert "secret" not in repr(seen["options"]), "the engine process needs no token"
+
+
+def test_port_of_other_digits(capsys):
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(["serve", "--port", "\N{SUPERSCRIPT TWO}"])
+    assert end.value.code == 2 and "is not a port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["", "  ", "a ", "\n", "a\tb"])
+def test_keys_that_nobody_could_give(key, capsys, monkeypatch):
+    monkeypatch.setattr("sirocco.api.server.run", _only_find)
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "--api-key", "good", "--api-key", key])
+    assert end.value.code == 2 and "--api-key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, code", [("", 0), ("  ", 2), ("secret\n", 2)])
+def test_only_the_variable_may_be_empty(key, code, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sirocco.api.server.run", lambda make_engine, options: seen.append(options.api_keys) or 0)
+    monkeypatch.setenv("SIROCCO_API_KEY", key)
+    with pytest.raises(SystemExit) as end:
+        main(["serve"])
+    assert end.value.code == code and seen == ([()] if code == 0 else [])
+    message = capsys.readouterr().err
+    assert ("SIROCCO_API_KEY" in message) == (code == 2) and "secret" not in message
+
+
+@pytest.mark.parametrize("line, variable", [("run", "XDG_DATA_HOME"), ("bench peers --out OUT", "XDG_CACHE_HOME")])
+def test_no_home(line, variable, capsys, monkeypatch, tmp_path):
+    def nowhere(*arguments):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", nowhere)
+    with pytest.raises(SystemExit) as end:
+        main(line.replace("OUT", str(tmp_path)).split())
+    assert end.value.code == 2 and variable in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["run", "run -i -"])
+def test_no_standard_input(line, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    assert end.value.code == 2 and "standard input" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_encoded():
+    command = [sys.executable, "-P", "-m", "sirocco", "bench", "throughput", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0 and "N,?" in done.stdout and done.stderr == ""
 
 
 def test_empty_prompt(capsys):
@@ -214,6 +278,15 @@ def test_answer_goes_to_stdout_and_speed_to_stderr(capsys):
     assert [message["content"] for message in conversation.engine.seen[1][0]] == ["Hi", "Hello", "And?"]
 
 
+def test_speed_leaves_out_what_came_with_the_first_tokens(monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    speed = _Speed()
+    for tokens in (5, 2, 2, 0):  # at 1, 2 and 3 seconds; the end brings no tokens
+        speed.count(tokens)
+    assert speed.line() == "[9 tokens, first after 1000 ms, 2.0 tokens/s]"
+
+
 def test_stopped_answer_is_kept():
     conversation = Conversation(FakeChat("Hel", KeyboardInterrupt()), SamplingParams())
     with pytest.raises(KeyboardInterrupt):
@@ -260,3 +333,46 @@ def test_terminal_ends_at_end_of_input_and_survives_ctrl_c(monkeypatch, tmp_path
     monkeypatch.setattr("builtins.input", read)
     Terminal(Conversation(engine, SamplingParams()), tmp_path / "history").talk()
     assert len(engine.seen) == 2
+
+
+@pytest.mark.parametrize("last", ["two\\", "two\\\n"])
+def test_input_that_ends_with_a_backslash_is_answered(last, monkeypatch, tmp_path):
+    engine = FakeChat("a")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"one\n{last}"))
+    Terminal(Conversation(engine, SamplingParams()), tmp_path / "history").talk()
+    assert [messages[-1]["content"] for messages, _ in engine.seen] == ["one", "two"]
+
+
+def test_piped_input_that_is_not_utf8(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\xff\n"), "utf-8"))
+    with pytest.raises(RequestError, match="UTF-8"):
+        Terminal(Conversation(FakeChat("a"), SamplingParams()), tmp_path / "history").talk()
+
+
+def test_typed_input_that_is_not_utf8(monkeypatch, tmp_path, capsys):
+    engine = FakeChat("a")
+    feed = iter([UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "two", EOFError()])
+
+    def read(prompt=""):
+        item = next(feed)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sirocco.api.cli.run._more_was_pasted", lambda: False)
+    Terminal(Conversation(engine, SamplingParams()), tmp_path / "history").talk()
+    assert len(engine.seen) == 1 and "UTF-8" in capsys.readouterr().err
+
+
+def test_history_that_may_not_be_looked_at(monkeypatch, tmp_path, capsys):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("readline.read_history_file", denied)
+    monkeypatch.setattr("pathlib.Path.exists", denied)
+    monkeypatch.setattr("builtins.input", lambda prompt="": "/exit")
+    Terminal(Conversation(FakeChat(), SamplingParams()), tmp_path / "history").talk()
+    assert "the history cannot be read: Permission denied" in capsys.readouterr().err

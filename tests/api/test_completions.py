@@ -4,7 +4,7 @@ import pytest
 
 from sirocco.runtime.errors import GenerationError, OverloadedError
 
-from .harness import COMPLETIONS, FakeEngine, ask
+from .harness import COMPLETIONS, ByteTokenizer, FakeEngine, ask
 
 
 def complete(prompt="ab", engine=None, **fields):
@@ -50,6 +50,44 @@ def test_echo_with_logprobs_on_a_stream():
 
 def test_echo_of_token_ids():
     assert complete([97, 98], echo=True).json["choices"][0]["text"] == "abHello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_count_the_text_and_not_the_names_of_tokens(stream):
+    engine = FakeEngine("é", "x")
+    engine.tokenizer = ByteTokenizer()
+    reply = complete("aé<s>", engine, echo=True, logprobs=0, stream=stream)
+    choices = [event["choices"][0] for event in reply.events[:-1]] if stream else reply.json["choices"]
+    assert "".join(choice["text"] for choice in choices) == "aé<s>éx"
+    tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+    offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+    assert tokens == ["<s>", "a", "�", "�", "<", "s", ">", "�", "�", "x"]
+    assert offsets == [0, 0, 1, 1, 2, 3, 4, 5, 5, 6]
+
+
+def test_a_prompt_is_not_mistaken_for_the_special_token_before_it():
+    engine = FakeEngine("x")
+    engine.tokenizer = ByteTokenizer()
+    (choice,) = complete("s", engine, echo=True, logprobs=0).json["choices"]
+    assert choice["logprobs"]["tokens"] == ["<s>", "s", "x"] and choice["logprobs"]["text_offset"] == [0, 0, 1]
+
+
+def test_special_tokens_given_as_ids_are_not_echoed():
+    engine = FakeEngine("x")
+    engine.tokenizer = ByteTokenizer()
+    (choice,) = complete([256, 97, 256, 98], engine, echo=True, logprobs=0).json["choices"]
+    assert choice["text"] == "abx" and choice["logprobs"]["text_offset"] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("prompt", ["é" * 100 + "<s>", list(("é" * 100).encode())], ids=["text", "ids"])
+def test_echo_of_a_truncated_prompt_is_what_was_computed(prompt):
+    engine = FakeEngine("x")
+    engine.tokenizer = ByteTokenizer()
+    (choice,) = complete(prompt, engine, echo=True, logprobs=0, truncate_sequence=True).json["choices"]
+    (stream,) = engine.streams
+    assert len(stream.prompt_token_ids) == 127
+    assert choice["text"] == bytes(stream.prompt_token_ids).decode(errors="replace") + "x"
+    assert choice["logprobs"]["text_offset"][-1] == len(choice["text"]) - 1
 
 
 def test_stream():

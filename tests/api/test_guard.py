@@ -43,6 +43,12 @@ def test_wildcard_bind_takes_addresses_but_no_names():
     assert status(options, host="rebound.example") == 403
 
 
+def test_a_probe_without_a_host_may_ask_for_health():
+    assert status(path="/health", host="") == 200
+    assert status(path="/ready", host="") == 403
+    assert status(path="/health", host="evil.example") == 403
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "http://[", "file://"])
 def test_foreign_origin(origin):
     assert status(origin=origin) == 403
@@ -57,11 +63,14 @@ def test_own_origin():
 def test_cors_origin_and_preflight():
     options = ServerOptions(cors_origins=("https://app.example/",), api_keys=("k",))
     headers = {"origin": "https://app.example"}
-    preflight = {**headers, "access-control-request-method": "POST"}
+    asked = "authorization,content-type,x-stainless-lang"  # the official client for JavaScript sends more of its own
+    preflight = {**headers, "access-control-request-method": "POST", "access-control-request-headers": asked}
     reply = ask(CHAT, method="OPTIONS", options=options, headers=preflight)
     assert reply.status == 204 and b"POST" in reply.headers[b"access-control-allow-methods"]
     assert reply.headers[b"access-control-allow-origin"] == b"https://app.example"
-    assert b"authorization" in reply.headers[b"access-control-allow-headers"]
+    assert reply.headers[b"access-control-allow-headers"] == asked.encode()
+    foreign = {**preflight, "origin": "https://b.example"}
+    assert ask(CHAT, method="OPTIONS", options=options, headers=foreign).status == 403
     reply = ask(CHAT, BODY, options=options, headers={**headers, "authorization": "Bearer k"})
     assert reply.status == 200 and reply.headers[b"access-control-allow-origin"] == b"https://app.example"
     refused = ask(CHAT, BODY, options=options, headers=headers)  # a page must be able to read the error

@@ -133,6 +133,41 @@ def test_client_that_leaves_before_the_first_token():
     scenario(main)
 
 
+def test_client_that_leaves_before_its_template_is_rendered():
+    async def main():
+        engine = FakeEngine()
+        engine.render_gate = asyncio.Event()
+        connection = open_request(create_app(engine), CHAT, CHAT_BODY)
+        while not engine.rendered:
+            await asyncio.sleep(0)
+        connection.leave()
+        assert (await connection.response()).status == 0
+        assert engine.streams == []
+
+    scenario(main)
+
+
+def test_requests_that_wait_for_their_template_count_as_waiting():
+    async def main():
+        engine = FakeEngine()
+        engine.client.num_open = 13
+        engine.render_gate = asyncio.Event()
+        app = create_app(engine)
+        waiting = [open_request(app, CHAT, CHAT_BODY) for _ in range(3)]  # 16 with those inside the engine
+        while len(engine.rendered) < 3:
+            await asyncio.sleep(0)
+        refused = await call(app, CHAT, CHAT_BODY)
+        assert refused.status == 429 and refused.error["code"] == "overloaded" and b"retry-after" in refused.headers
+        assert app.service.metrics.rejected == 1
+        waiting[0].leave()
+        await waiting[0].response()
+        engine.render_gate.set()
+        assert (await call(app, CHAT, CHAT_BODY)).status == 200
+        assert [(await connection.response()).status for connection in waiting] == [0, 200, 200]
+
+    scenario(main)
+
+
 def test_unread_stream_is_not_drained_and_then_aborted():
     async def main():
         engine = FakeEngine(*"x" * 1000)
@@ -256,5 +291,35 @@ def test_cut_tells_running_requests(reading, monkeypatch):
             assert reply.events[-2]["error"]["code"] == "engine_unavailable" and reply.events[-1] == "[DONE]"
         assert (await whole.response()).status == 503
         assert all(stream.cancelled.is_set() for stream in engine.streams)
+
+    scenario(main)
+
+
+def test_a_request_that_comes_after_the_cut_is_refused_unread(monkeypatch):
+    monkeypatch.setattr("sirocco.api.http.FAREWELL_SECONDS", 0.05)
+
+    async def main():
+        engine = FakeEngine()
+        engine.free = 1
+        app = create_app(engine)
+        streamed = open_request(app, CHAT, STREAM_BODY)
+        await streamed.started.wait()
+        streamed.hold()  # its farewell takes a while
+        cut = asyncio.create_task(app.cut())
+        await asyncio.sleep(0)
+        late = open_request(app, CHAT, b"xx", method="POST", pieces=2)
+        assert (await late.response()).status == 503 and late.reads == 0
+        await asyncio.wait_for(cut, 5)
+
+    scenario(main)
+
+
+def test_cut_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr("sirocco.api.app.CUT_SECONDS", 0.01)
+
+    async def main():
+        app = create_app(FakeEngine())
+        app._idle.clear()  # as if a request could not be ended
+        await asyncio.wait_for(app.cut(), 5)
 
     scenario(main)

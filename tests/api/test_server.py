@@ -14,10 +14,11 @@ import openai
 import pytest
 
 from sirocco.api import server
+from sirocco.api.app import create_app
 from sirocco.api.options import ServerOptions
 from sirocco.runtime.errors import ModelLoadError
 
-from .harness import ServedEngine
+from .harness import COMPLETIONS, ServedEngine, open_request, scenario
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
@@ -150,6 +151,38 @@ def test_binding_beyond_loopback_without_a_key_warns(monkeypatch, caplog):
             engine = ServedEngine(load_error=ModelLoadError("x"))
             server.run(lambda engine=engine: engine, ServerOptions(host="0.0.0.0", port=0, api_keys=keys))
         assert ("--api-key" in caplog.text) is warned
+
+
+def test_a_second_signal_ends_the_farewells_too():
+    class Stuck:
+        async def drain(self, timeout):
+            signals.second.set()
+
+        async def cut(self):
+            await asyncio.Event().wait()
+
+    class Signalled:
+        first, second = asyncio.Event(), asyncio.Event()
+
+    signals = Signalled()
+    asyncio.run(asyncio.wait_for(server._end(Stuck(), ServerOptions(), signals), 10))
+
+
+def test_a_second_signal_still_tells_those_who_listen():
+    class Signalled:
+        first, second = asyncio.Event(), asyncio.Event()
+
+    async def main():
+        engine = ServedEngine("Hel", "lo")
+        engine.free = 1
+        app = create_app(engine)
+        running = open_request(app, COMPLETIONS, {"prompt": "x", "stream": True})
+        await running.started.wait()
+        Signalled.second.set()
+        await server._end(app, ServerOptions(), Signalled())
+        assert (await running.response()).events[-2]["error"]["code"] == "engine_unavailable"
+
+    scenario(main)
 
 
 SCRIPT = """

@@ -1,16 +1,18 @@
 """Models, readiness and metrics."""
 
+import asyncio
 import time
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sirocco.api.app import create_app
 from sirocco.api.metrics import Histogram, Metrics
-from sirocco.runtime.errors import OverloadedError
+from sirocco.runtime.errors import GenerationError, OverloadedError, TemplateError
 from sirocco.runtime.request import StreamEvent, Usage
 from sirocco.runtime.wire import EngineStats
 
-from .harness import CHAT, HELLO, FakeEngine, ask, call, scenario
+from .harness import CHAT, COMPLETIONS, HELLO, FakeEngine, ask, call, open_request, scenario
 
 
 def test_models():
@@ -28,6 +30,17 @@ def test_model_that_is_still_loading():
     engine.client.state = "starting"
     (card,) = ask("/v1/models", engine=engine).json["data"]
     assert card["status"] == "loading" and card["max_model_len"] is None
+
+
+def test_models_whose_templates_cannot_be_told_apart_have_no_tools():
+    class Unclear:
+        @property
+        def source(self):
+            raise TemplateError("none of them is the default")
+
+    engine = FakeEngine()
+    engine.template = Unclear()
+    assert ask("/v1/models", engine=engine).json["data"][0]["tools_available"] is False
 
 
 def test_ready():
@@ -89,6 +102,41 @@ def test_metrics():
     scenario(main)
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("stream", [False, True])
+def test_choices_that_were_cut_short_are_counted(path, stream):
+    async def main():
+        engine = FakeEngine("a", "b")
+        app = create_app(engine)
+        body = {"messages": HELLO, "prompt": "x", "n": 2, "stream": stream}
+        engine.failure, engine.failure_after = GenerationError("broken"), 3  # one choice has ended
+        await call(app, path, body)
+        engine.failure, engine.free = None, 2
+        leaving = open_request(app, path, body)
+        while len(engine.streams) < 2:
+            await asyncio.sleep(0)
+        await engine.streams[1].waiting.wait()
+        leaving.leave()
+        await leaving.response()
+        ended = app.service.metrics.finished
+        assert ended["abort"] == 2 and ended["error"] == (1 if stream else 2)
+
+    scenario(main)
+
+
+def test_refused_embeddings_are_counted():
+    class Full(FakeEngine):
+        async def tokenize_inputs(self, texts, truncate=False):
+            raise OverloadedError("full")
+
+    async def main():
+        app = create_app(Full())
+        assert (await call(app, "/v1/embeddings", {"input": "x"})).status == 429
+        assert app.service.metrics.rejected == 1
+
+    scenario(main)
+
+
 def test_every_statistic_of_the_engine_is_a_metric():
     names = EngineStats.__struct_fields__
 
@@ -121,7 +169,7 @@ def test_histogram_buckets():
 
 def test_meter_counts_tokens_not_events():
     metrics = Metrics(lambda: "m", lambda: None)
-    meter = metrics.request(time.perf_counter())
+    meter = metrics.request(time.perf_counter(), 2)
     meter.observe(StreamEvent(0, "", []))
     assert sum(metrics.first_token.counts) == 0
     meter.observe(StreamEvent(0, "a", [1]))

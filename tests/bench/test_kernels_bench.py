@@ -95,6 +95,15 @@ def test_parts_that_fail_or_hang_are_told_and_the_rest_runs(monkeypatch, tmp_pat
     assert json.loads((folder / "gpu.json").read_text())["parts"] == rows
 
 
+@pytest.mark.parametrize("figures", ['{"tps": 5', '"', "\\xff", "5"])
+@pytest.mark.parametrize(("status", "outcome"), [(3, "failed (3)"), (0, "failed (its figures cannot be read)")])
+def test_figures_cut_off_cost_only_their_part(monkeypatch, tmp_path, figures, status, outcome):
+    half = f"import sys, pathlib; pathlib.Path(sys.argv[-1]).write_bytes(b'{figures}'); raise SystemExit({status})"
+    monkeypatch.setattr(gpu, "plan", lambda bench: [Part("half", ["-c", half], 1.0), Part("next", ["-c", ""], 1.0)])
+    rows = gpu.measure(GpuBench(tmp_path, "cpu"))
+    assert [(row["outcome"], row["figures"]) for row in rows] == [(outcome, {}), ("passed", {})]
+
+
 def test_the_plan_of_a_gpu():
     names = [part.name for part in plan(GpuBench(Path("x")))]
     shapes = ["qwen3-0.6b", "qwen3-8b"]

@@ -94,6 +94,12 @@ def test_tiny_model():
         assert row["model"] == "tiny" and row["prompt_len"] == 16 and row["prefill_tps"] > 0
 
 
+def test_how_many_sequences_the_engine_computes_at_once_is_told():
+    bench = OfflineBench({"device": "cpu", "max_num_seqs": 3}, "tiny", [4], [2], [1], iterations=1, warmup=0)
+    assert [row["max_num_seqs"] for row in offline.measure(bench)] == [3]
+    assert "max_num_seqs" in dict(offline.COLUMNS).values()
+
+
 def test_unknown_shape():
     from sirocco.runtime.errors import ModelLoadError
 

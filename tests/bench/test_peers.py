@@ -290,6 +290,13 @@ def test_wrong_input_is_refused(monkeypatch, fake, tiny, more, message):
         compared(monkeypatch, fake, tiny, **more)
 
 
+def test_wrong_tests_are_refused_before_a_model_is_made(fake, tmp_path):
+    bench = PeersBench("tiny", tmp_path / "models", ["sirocco"], tests=["nope"])
+    with pytest.raises(RequestError, match="unknown test 'nope': choose prefill512"):
+        rounds.compare(bench, lambda line: None, lambda found: None, {"sirocco": Peer(fake, VARIANTS)})
+    assert not (tmp_path / "models").exists()
+
+
 def test_work_is_counted_from_the_geometry(tiny):
     config = json.loads((tiny / "config.json").read_text())
     layer = 256 * (4 + 2 + 2 + 4) * 64 + 3 * 256 * 768

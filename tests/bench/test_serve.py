@@ -98,6 +98,18 @@ def test_answers_however_they_are_cut(answer, piece):
     assert body == {"prompt": "x"}
 
 
+def test_events_with_other_fields_before_their_data():
+    body = ANSWER.replace(b"data: {", b"event: chunk\nid: 7\ndata: {").replace(b"data: [", b"id: 8\ndata: [")
+    _, (outcome,) = ask(chunked(b"event: ping\n\n" + body, 11))
+    assert outcome.error is None and len(outcome.arrivals) == 2 and outcome.completion_tokens == 3
+
+
+def test_data_of_several_lines_is_one_text():
+    body = b'data: {"choices":\ndata:[{"text": "a"}]}\n\ndata: [DONE]\n\n'
+    _, (outcome,) = ask(chunked(body, 99))
+    assert outcome.error is None and len(outcome.arrivals) == 1
+
+
 def test_answer_that_ends_with_the_connection():
     server, outcomes = ask(TO_END, times=2, then_close=True)
     assert [outcome.error for outcome in outcomes] == [None, None] and server.connections == 2
@@ -162,12 +174,57 @@ def test_whole_measurement():
     server, result = uvloop.run(asyncio.wait_for(main(), 20))
     assert result["completed"] == 12 and result["errors"] == {} and result["output_tokens"] == 36
     assert server.connections == 3 and server.most_busy == 3
-    bodies = [body for _, body in server.requests[1:]]  # the first one probes
+    bodies = [body for _, body in server.requests[2:]]  # the first two probe
     assert all(body["max_tokens"] == 5 and body["ignore_eos"] and body["stream"] for body in bodies)
-    # The probe of 32 words was counted as 8 tokens, so 16 tokens are 64 words.
+    # 8 tokens whatever was sent say nothing of a template, so 16 tokens are twice the first probe's 32 words.
     assert {len(body["prompt"].split()) for body in bodies} == {64}
     assert result["goodput"] == result["request_throughput"]
     assert result["client_cpu_s"] > 0 and 0 < result["client_cpu_share"] <= 1.5
+    assert result["client_peak_rss_mib"] > 5 and result["peak_rss_mib"] is None  # the server's is not known
+    assert (result["prompt_len"], result["gen_len"]) == (16, 5)
+
+
+class Template(Server):
+    """Counts a text's words and, beside them, the tokens that a chat template adds."""
+
+    def __init__(self, overhead, tokens_per_word=1.0):
+        super().__init__(ANSWER)
+        self.overhead, self.tokens_per_word = overhead, tokens_per_word
+
+    def count(self, body):
+        text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+        return round(len(text.split()) * self.tokens_per_word) + self.overhead
+
+    @property
+    def answer(self):
+        usage = {"prompt_tokens": self.count(self.requests[-1][1]), "completion_tokens": 1}
+        return chunked(event("a") + event(usage=usage) + b"data: [DONE]\n\n", 99)
+
+    @answer.setter
+    def answer(self, ignored):
+        pass
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("overhead, tokens_per_word", [(36, 1.0), (1, 1.3), (0, 4.0), (1000, 1.0)])
+@pytest.mark.parametrize("wanted", [33, 128, 2048])
+def test_prompts_are_as_long_as_asked_however_much_the_template_adds(endpoint, overhead, tokens_per_word, wanted):
+    async def main():
+        async with Template(overhead, tokens_per_word) as server:
+            await _measure(ServeBench(server.url, endpoint, num_prompts=2, prompt_len=wanted))
+            return [server.count(body) for _, body in server.requests[2:]]
+
+    shortest = overhead + round(tokens_per_word)
+    for sent in uvloop.run(asyncio.wait_for(main(), 20)):
+        assert abs(sent - max(wanted, shortest)) <= max(tokens_per_word, 0.01 * wanted)
+
+
+def test_more_at_once_than_there_are_prompts():
+    async def main():
+        async with Server(chunked(ANSWER, 40)) as server:
+            return await _measure(ServeBench(server.url, num_prompts=2, concurrency=8))
+
+    assert uvloop.run(asyncio.wait_for(main(), 20))["concurrency"] == 2
 
 
 def test_chat_at_a_request_rate_from_a_dataset():
@@ -185,6 +242,7 @@ def test_chat_at_a_request_rate_from_a_dataset():
     assert result["completed"] == 4 and result["request_rate"] == 1e6 and result["concurrency"] is None
     asked = sorted((body["messages"][0]["content"], body["max_tokens"]) for _, body in server.requests[1:])
     assert asked == [("a", 64), ("a", 64), ("b", 9), ("b", 9)]
+    assert result["prompt_len"] is None and result["gen_len"] is None  # each line has its own
 
 
 def test_server_that_does_not_answer():
@@ -205,6 +263,11 @@ def test_figures_by_hand():
     assert found["e2el_ms"]["p50"] == 6500.0
 
 
+def test_no_total_from_a_server_that_counts_no_prompt_tokens():
+    found = figures([Outcome(start=0.0, end=2.0, arrivals=[1.0, 2.0])], 1.0, {})
+    assert found["output_tps"] == 2.0 and found["total_tps"] is None and found["prompt_tokens"] is None
+
+
 def test_arrivals():
     assert list(workload.arrivals(None, 3, random.Random(0))) == [0.0, 0.0, 0.0]
     due = list(workload.arrivals(50.0, 2001, random.Random(0)))
@@ -213,7 +276,7 @@ def test_arrivals():
 
 def test_goodput_limits():
     assert workload.parse_goodput(["ttft:200", "itl:50.5"]) == {"ttft": 200.0, "itl": 50.5}
-    for wrong in ("ttft", "ttft:x", "speed:1"):
+    for wrong in ("ttft", "ttft:x", "speed:1", "ttft:nan", "itl:inf", "itl:-inf", "tpot:-1", "e2el:1e999"):
         with pytest.raises(RequestError):
             workload.parse_goodput([wrong])
 
@@ -243,7 +306,42 @@ def test_dataset_goes_round(tmp_path):
     assert prompts[0].messages == [{"role": "user", "content": "a"}]
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "localhost:80"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "ftp://x", "http://", "localhost:80", "http://[::1"),
+        *("http://127.0.0.1:99999/v1", "http://127.0.0.1:abc/v1", "http://127.0.0.1:0/v1"),
+        *("http://127.0.0.1/a b", "http://127.0.0.1/\N{RIGHTWARDS ARROW}", "http://127.0.0.1/\udcff"),
+        *(f"http://{'a' * 64}.example/v1", "http://\udcff/v1", "http://a b/v1", "http://user:secret@127.0.0.1/v1"),
+        *("http://127.0.0.1/v1?version=1", "http://127.0.0.1/v1#part"),
+    ],
+)
 def test_urls_that_are_none(url):
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError) as error:
         Client(url, None, 1.0)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["schl\xfcssel\N{RIGHTWARDS ARROW}", "a\nb", "a b", "\udcff"])
+def test_keys_that_no_header_can_carry(key):
+    with pytest.raises(RequestError) as error:
+        Client("http://127.0.0.1/v1", key, 1.0)
+    assert key not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url, host",
+    [
+        ("http://127.0.0.1:80/v1", b"127.0.0.1:80"),
+        ("http://[::1]:8000/v1", b"[::1]:8000"),
+        ("http://B\xfccher.example/v1", b"xn--bcher-kva.example"),
+    ],
+)
+def test_host_header(url, host):
+    head = Client(url, None, 1.0).encode("/x", {})
+    assert b"Host: " + host + b"\r\n" in head
+
+
+def test_request_that_is_not_unicode():
+    with pytest.raises(RequestError, match="Unicode"):
+        Client("http://127.0.0.1/v1", None, 1.0).encode("/x", {"model": "\udcff"})

@@ -1,6 +1,11 @@
 """Percentiles, tables, JSON."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +78,63 @@ def test_json_file_and_stdout(tmp_path, capfd):
 def test_file_that_cannot_be_written(tmp_path):
     with pytest.raises(RequestError, match="cannot be written"):
         report.check_writable(str(tmp_path / "no" / "x.json"))
+
+
+def test_asking_leaves_no_file_and_changes_none(tmp_path):
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    old.write_text("[]")
+    report.check_writable(str(new))
+    report.check_writable(str(old))
+    assert list(tmp_path.iterdir()) == [old] and old.read_text() == "[]"
+    with pytest.raises(RequestError, match="cannot be written: Is a directory"):
+        report.check_writable(str(tmp_path))
+
+
+def test_disk_that_fills_up_costs_no_older_results(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    path.write_text("[]")
+
+    def fill_up(self, data):
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(RequestError, match=r"out\.json cannot be written: No space left on device"):
+        report.publish(ROWS, COLUMNS, str(path))
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "[]"
+
+
+def test_json_goes_through_links_and_into_devices(tmp_path):
+    (tmp_path / "link").symlink_to("real.json")
+    for name in (str(tmp_path / "link"), os.devnull):
+        report.check_writable(name)
+        report.publish(ROWS, COLUMNS, name)
+    assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "real.json").read_text()) == ROWS
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_device_that_is_full():
+    report.check_writable("/dev/full")
+    with pytest.raises(RequestError, match="/dev/full cannot be written: No space left on device"):
+        report.publish(ROWS, COLUMNS, "/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("width", [1, 10_000])
+@pytest.mark.parametrize("json_file", [None, "-"])
+def test_output_that_is_full(json_file, width):
+    code = (
+        "from sirocco.bench import report; from sirocco.runtime.errors import RequestError\n"
+        f"try: report.publish([{{'a': 'x' * {width}}}], [('a', 'a')], {json_file!r})\n"
+        "except RequestError as error: raise SystemExit(str(error))"
+    )
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-P", "-c", code]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    assert done.stderr.splitlines()[-1] == "the output cannot be written: No space left on device"
+    assert done.returncode == 1
 
 
 def test_facts():

@@ -14,6 +14,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from sirocco import ContextLengthError, Engine, RequestError
 from sirocco.api.app import create_app
+from sirocco.runtime.build import build_engine
+from sirocco.runtime.wire import EmbedRequest, EngineOptions
 
 TEXTS = ["the wind from the south", "sand", "warm rain and the wind", "the wind from the south"]
 
@@ -70,6 +72,18 @@ def test_bad_requests(engine):
         engine.embed("wind", dimensions=16)
     with pytest.raises(RequestError, match="no text"):
         engine.generate("wind")
+
+
+def test_a_context_that_was_asked_for_bounds_what_is_taken(folder):
+    core, info = build_engine(EngineOptions(model=str(folder), max_model_len=8))
+    assert info.max_model_len == 8
+    core.apply(EmbedRequest(1, [[4] * 8]))
+    core.apply(EmbedRequest(2, [[4] * 9]))
+    _, outputs = core.advance()
+    good, bad = outputs.embedded
+    assert len(good.vectors) == 1
+    assert bad.code == "context_length_exceeded"
+    assert "at most 8" in (bad.error or "")
 
 
 def test_one_bad_request_does_not_harm_those_beside_it(engine):

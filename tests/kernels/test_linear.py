@@ -2,28 +2,26 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sirocco.kernels.linear import PackedWeight, linear, pack_linear
+from sirocco.kernels.linear import PackedWeight, pack_linear, packed_linear
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(1, 64), (5, 64), (2, 3, 64), (130, 64), (0, 64)], ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_linear(dtype: torch.dtype, shape: tuple[int, ...], with_bias: bool, packed: bool) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_packed_linear(shape: tuple[int, ...], with_bias: bool, wide: bool) -> None:
+    dtype = torch.bfloat16
     x = torch.randn(*shape[:-1], 2 * shape[-1]).to(dtype)[..., : shape[-1]]
     weight = torch.randn(97, shape[-1]).to(dtype)
+    packed = pack_linear(weight)
+    if not isinstance(packed, PackedWeight):
+        pytest.skip("no packed product for bfloat16 here")
     bias = torch.randn(97).to(dtype) if with_bias else None
     expected = x.double() @ weight.double().T
     expected = expected if bias is None else expected + bias.double()
-    out = linear(x, pack_linear(weight) if packed else weight, bias)
-    assert out.shape == (*shape[:-1], 97) and out.dtype == dtype
+    out = packed_linear(x, packed, bias, wide)
+    assert out.shape == (*shape[:-1], 97) and out.dtype == (torch.float32 if wide else dtype)
     eps = torch.finfo(dtype).eps
-    assert_close(
-        out,
-        expected.to(dtype),
-        rtol=2 * eps,
-        atol=64 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps + 8 * eps,
-    )
+    assert_close(out.double(), expected, rtol=2 * eps, atol=8 * eps)
 
 
 def test_only_what_gains_is_packed() -> None:
@@ -42,4 +40,4 @@ def test_packing_shares_no_memory_with_the_weight() -> None:
     expected = torch.nn.functional.linear(torch.ones(1, 64, dtype=torch.bfloat16), weight).detach()
     with torch.no_grad():
         weight.zero_()  # would show through shared memory
-    assert_close(linear(torch.ones(1, 64, dtype=torch.bfloat16), packed), expected, rtol=0.02, atol=0.1)
+    assert_close(packed_linear(torch.ones(1, 64, dtype=torch.bfloat16), packed), expected, rtol=0.02, atol=0.1)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from sirocco.kernels.activation import swiglu
-from sirocco.kernels.linear import linear, pack_linear
+from sirocco.kernels.linear import PackedWeight, pack_linear, packed_linear
 from sirocco.kernels.moe import (
     Experts,
     Routing,
@@ -29,7 +29,9 @@ class Matrix:
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         self.num_rows += len(x)
-        return linear(x, self.weight, bias)
+        if isinstance(self.weight, PackedWeight):
+            return packed_linear(x, self.weight, bias)
+        return torch.nn.functional.linear(x, self.weight, bias)
 
 
 def by_expert(routing: Routing) -> list[dict[int, float]]:

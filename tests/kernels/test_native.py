@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from sirocco.kernels import kv, norm
 from sirocco.kernels.activation import geglu, swiglu
 from sirocco.kernels.attention import AttentionBatch, paged_attention_torch
 from sirocco.kernels.backend import use_native
@@ -42,11 +43,53 @@ def test_a_row_is_the_same_alone_and_among_others() -> None:
 
 
 def test_linear_takes_rows_that_lie_apart() -> None:
-    x, weight = randn(9, 128)[:, :64], randn(70, 64)
-    assert torch.equal(
-        ops.linear(x, ops.pack(weight), 70, None), ops.linear(x.contiguous(), ops.pack(weight), 70, None)
-    )
-    assert ops.linear(x.view(3, 3, 64), ops.pack(weight), 70, None).shape == (3, 3, 70)
+    packed = ops.pack(randn(70, 64))
+    for gap in (64, 65):
+        x = randn(9, 64 + gap)[:, :64]
+        assert torch.equal(ops.linear(x, packed, 70, None), ops.linear(x.contiguous(), packed, 70, None))
+    assert ops.linear(x.view(3, 3, 64), packed, 70, None).shape == (3, 3, 70)
+
+
+def test_linear_refuses_what_it_would_misread() -> None:
+    packed, x = ops.pack(randn(70, 64)), randn(2, 64)
+    for wrong in (x.float(), x[:, :32], randn(2, 66), randn(2, 3, 32)):
+        with pytest.raises(ValueError, match=r"rows of .* for a weight of 64 inputs"):
+            ops.linear(wrong, packed, 70, None)
+    for bias in (randn(69), torch.zeros(70)):
+        with pytest.raises(ValueError, match=r"a bias of .* for 70 outputs"):
+            ops.linear(x, packed, 70, bias)
+    for wrong in (x.float(), x[:, :32]):
+        with pytest.raises(ValueError, match="rows of"):
+            ops.grouped_linear(wrong, [2], [packed], 70, None)
+    with pytest.raises(ValueError, match="groups of 3 rows for 2 rows"):
+        ops.grouped_linear(x, [3], [packed], 70, None)
+
+
+def test_rows_of_other_widths_are_refused() -> None:
+    x = randn(2, 64)
+    for size in (8, 65):
+        with pytest.raises(ValueError, match=f"a norm's weight of {size} for rows of 64"):
+            norm.rms_norm(x, randn(size), 1e-6)
+        with pytest.raises(ValueError, match=f"a norm's weight of {size} for rows of 64"):
+            norm.add_rms_norm(x, x, randn(size).float(), 1e-6)
+    with pytest.raises(ValueError, match="a residual of shape"):
+        norm.add_rms_norm(x, x[:1], randn(64), 1e-6)
+    with pytest.raises(ValueError, match="rows of 63"):
+        swiglu(x[:, :63])
+    cache, slots = randn(3, 2, 16, 32), torch.arange(2)
+    for width, count in ((8 * 32 + 8, 2), (8 * 16, 2), (8 * 32, 3)):
+        with pytest.raises(ValueError, match="does not fit a cache"):
+            kv.norm_rope_write(
+                *(randn(2, width), None, None, 1e-6, None, None, False),
+                *(cache, cache, torch.arange(count), 4, 2),
+            )
+    with pytest.raises(ValueError, match="a norm's weight of 16 for rows of 32"):
+        kv.norm_rope_write(randn(2, 8 * 32), randn(16), randn(16), 1e-6, None, None, False, cache, cache, slots, 4, 2)
+    with pytest.raises(ValueError, match="do not fit a cache"):
+        ops.paged_attention(
+            *(randn(2, 4, 64), cache, cache, torch.tensor([[2], [2]]), torch.ones(1, 1, dtype=torch.int32)),
+            *(1.0, None, None, None),
+        )
 
 
 @pytest.mark.skipif(not ops.has_products(), reason="no products of bfloat16 on this processor")
@@ -65,8 +108,9 @@ def test_a_packed_weight_unpacks() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 31, 256])
-def test_norms(width: int) -> None:
-    x, residual, weight = randn(7, 2 * width)[:, :width], randn(7, width), randn(width)
+@pytest.mark.parametrize("dtype", ops.NORM_DTYPES, ids=str)
+def test_norms(width: int, dtype: torch.dtype) -> None:
+    x, residual, weight = randn(7, 2 * width)[:, :width], randn(7, width), torch.randn(width).to(dtype)
     total = (x.double() + residual.double()).to(BF16)
     out, stream = ops.add_rms_norm(x, residual, weight, 1e-6)
     assert torch.equal(stream, total)
@@ -74,6 +118,17 @@ def test_norms(width: int) -> None:
         wide = read.double()
         expected = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * weight.double()
         assert_close(got.double(), expected, rtol=8e-3, atol=1e-4)
+
+
+def test_weights_of_norms_may_be_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma's are: a weight of 1 and a bit does not fit bfloat16."""
+    for module in (norm, kv):
+        monkeypatch.setattr(module, "rms_norm_torch", lambda *_: pytest.fail("a norm of torch's"))
+    x, weight, cache = randn(2, 32), torch.randn(32), randn(3, 2, 16, 32)
+    norm.rms_norm(x, weight, 1e-6)
+    norm.add_rms_norm(x, x, weight, 1e-6)
+    qkv, slots = randn(2, 8 * 32), torch.arange(2)
+    kv.norm_rope_write(qkv, weight, weight, 1e-6, None, None, False, cache, cache, slots, 4, 2)
 
 
 @pytest.mark.parametrize("num_rows", [1, 300])
@@ -88,15 +143,13 @@ def test_gates(num_rows: int) -> None:
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("rotary_dim", [None, 16, 32])
-@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("normed", [None, *ops.NORM_DTYPES], ids=str)
 def test_norm_rope_write(
-    interleaved: bool, rotary_dim: int | None, normed: bool, monkeypatch: pytest.MonkeyPatch
+    interleaved: bool, rotary_dim: int | None, normed: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sirocco.kernels import kv
-
     qkv, slots = randn(9, (4 + 2 * 2) * 32), torch.randperm(48)[:9]
     slots[4] = -1
-    weights = (randn(32), randn(32)) if normed else (None, None)
+    weights = (None, None) if normed is None else (torch.randn(32).to(normed), torch.randn(32).to(normed))
     turn: tuple[Tensor | None, Tensor | None] = (None, None)
     if rotary_dim is not None:
         turn = rope_tables(1e4 ** -(torch.arange(0, rotary_dim, 2) / rotary_dim), torch.arange(9) * 7)
@@ -135,6 +188,9 @@ def test_paged_attention(
         table[i, :used], free = free[:used], free[used:]
         if length % 16:
             caches[:, table[i, used - 1], :, length % 16 :] = torch.nan  # nor what lies past its end
+        if window is not None:
+            left = max(0, length - lens[i][0] - window + 1) // 16
+            caches[:, table[i, :left].long()] = torch.nan  # nor blocks that its window has left
     query_lens, kv_lens = [n for n, _ in lens], [n for _, n in lens]
     q = randn(sum(query_lens), num_heads, head_dim)
     logits = randn(num_heads) if sinks else None
@@ -188,3 +244,16 @@ def test_grouped_linear(with_bias: bool) -> None:
         for part, weight, bias in zip(x.split(counts), weights, biases, strict=True)
     ]
     assert torch.equal(out, torch.cat(alone))
+
+
+def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is in no list."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SIROCCO_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(build, "_compiler", lambda: "c++")
+    monkeypatch.setattr(build.Path, "home", home)
+    assert build.library_path.__wrapped__() is None

@@ -48,13 +48,13 @@ def test_many_tokens_are_turned_like_few(interleaved: bool) -> None:
 def test_tables() -> None:
     inv_freq = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
     positions = torch.tensor([0, 1, 17, 5000])
-    cos, sin = rope_tables(inv_freq, positions, scale=1.5)
+    cos, sin = rope_tables(inv_freq, positions)
     assert cos.dtype == sin.dtype == torch.float32 and cos.shape == (4, 4)
     for t, position in enumerate(positions.tolist()):
         for i, frequency in enumerate(inv_freq.tolist()):
             angle = torch.tensor(position * frequency).item()  # the product is rounded to float32
-            assert cos[t, i].item() == pytest.approx(1.5 * math.cos(angle), abs=5e-4 if position > 1000 else 2e-6)
-            assert sin[t, i].item() == pytest.approx(1.5 * math.sin(angle), abs=5e-4 if position > 1000 else 2e-6)
+            assert cos[t, i].item() == pytest.approx(math.cos(angle), abs=5e-4 if position > 1000 else 2e-6)
+            assert sin[t, i].item() == pytest.approx(math.sin(angle), abs=5e-4 if position > 1000 else 2e-6)
 
 
 def test_half_precision_frequencies_do_not_round_positions() -> None:

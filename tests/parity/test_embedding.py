@@ -136,6 +136,15 @@ def test_hidden_states_are_pooled_as_by_default(name, budget, sequences, tmp_pat
     assert_close(embedder.embed(sequences[::-1]), expected.flip(0))  # a scratch cache is not empty any more
 
 
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "mpnet"])
+def test_padding_within_a_text_is_not_counted(name, tmp_path):
+    reference = save(name, tmp_path)
+    pad = reference.config.pad_token_id
+    texts = [[7, 8, 9, 10], [7, pad, 9, pad, pad, 8, 11], [pad, 9], [12, 13, pad]]
+    expected = torch.stack([states(reference, text).mean(0) for text in texts])
+    assert_close(load_embedder(tmp_path, "float32", "cpu").embed(texts), expected)
+
+
 def test_distances_beyond_those_with_a_bias_of_their_own(tmp_path):
     reference = save("mpnet", tmp_path)
     sequence = torch.randint(6, 211, (290,), generator=torch.Generator().manual_seed(5)).tolist()

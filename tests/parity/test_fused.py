@@ -31,6 +31,7 @@ FUSED = {
         "mlp_bias": True,
         "hidden_act": "gelu_pytorch_tanh",
     },
+    "norms in float32": {"architectures": ["GemmaForCausalLM"], "head_dim": 32},
     "partly turned": {"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.5, "pad_token_id": 0},
 }
 NOT_FUSED = {
@@ -79,6 +80,17 @@ def test_fused_layers_leave_the_callers_embeddings_alone(monkeypatch: pytest.Mon
     (expected,), (got,) = apart.step([(0, embeddings)]), together.step([(0, given)])
     assert torch.equal(expected, got)
     assert torch.equal(embeddings, given)
+
+
+def test_inputs_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, together = harnesses(monkeypatch, FUSED["qk norm"])
+    for wrong in (torch.zeros(5, 32), torch.zeros(5, 128), torch.zeros(5)):
+        with pytest.raises(ValueError, match=r"embeddings of shape .* for a model of width 64"):
+            together.step([(0, wrong)])
+    batch, ids = together.batch([(0, [1] * 5)]), torch.arange(5)
+    for positions, slots in ((ids[:4], ids + 8), (ids, ids[:4] + 8), (ids, torch.arange(8, 16))):
+        with pytest.raises(ValueError, match="5 inputs at"):
+            together.model(ids, positions, batch, slots, together.caches)
 
 
 def test_steps_with_padding_and_embeddings_in_float32_are_as_without_fusing(monkeypatch: pytest.MonkeyPatch) -> None:

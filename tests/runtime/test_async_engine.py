@@ -1,13 +1,22 @@
 """Text in, text out: stop strings, choices, limits, cancelling, pausing, on a tiny model in this process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 
 import pytest
+import tokenizers
 
 from sirocco import AsyncEngine, ContextLengthError, Engine, OverloadedError, RequestError, SamplingParams
+from sirocco.runtime.async_engine import LONG_TEXT
+from sirocco.runtime.client import EngineClient
 from sirocco.runtime.errors import EngineUnavailableError, RequestCancelledError
 from sirocco.runtime.stream import MAX_UNREAD_TOKENS
+from sirocco.runtime.wire import EngineInfo, EngineRequest, Outputs, SequenceOutput
 
 GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
 
@@ -187,3 +196,163 @@ def test_a_closed_engine_says_so(tiny_model):
     engine.close()
     with pytest.raises(EngineUnavailableError):
         engine.generate("x")
+
+
+HELLO = [{"role": "user", "content": "Hi"}]
+
+
+def test_template_variables_may_have_any_name(engine):
+    params = SamplingParams(max_tokens=1)
+    assert engine.chat(HELLO, params, self=1).token_ids
+    assert list(engine.stream_chat(HELLO, params, self=1))
+
+    async def body(inner: AsyncEngine) -> None:
+        assert await inner.render_chat(HELLO, self=1) == await inner.render_chat(HELLO)
+        with pytest.raises(RequestError, match="messages is set by the request"):
+            await inner.render_chat(HELLO, messages=[])
+
+    on_loop(engine, body)
+
+
+class Scripted(EngineClient):
+    """Answers each request at once with the same tokens."""
+
+    def __init__(self, *token_ids: int) -> None:
+        super().__init__()
+        self.answer = list(token_ids)
+        self.prompts: list[list[int]] = []
+
+    async def start(self, folder: Path | None = None) -> EngineInfo:
+        self.state = "ready"
+        self._info = EngineInfo("tiny", 10**6, 1000, 16, 10, 1, 8, 8, "cpu", "float32", 0, 0.0)
+        return self._info
+
+    async def close(self) -> None:
+        self.state = "closed"
+
+    def _send(self, command) -> None:
+        if isinstance(command, EngineRequest):
+            self.prompts.append(command.prompt_token_ids)
+            outputs = Outputs([SequenceOutput(command.id, 0, self.answer, "length")], self.stats)
+            asyncio.get_running_loop().call_soon(self._deliver, outputs)
+
+
+def run(body: Coroutine[None, None, None]) -> None:
+    asyncio.run(asyncio.wait_for(body, 60))
+
+
+@pytest.mark.parametrize("template, shown", [("{{ tools }}<tool_call>", "<tool_call>the"), ("{{ messages }}", "the")])
+def test_a_special_tag_stays_in_the_text_where_it_opens_calls(tiny_model, tmp_path, template, shown):
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<tool_call>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    answer = tokenizer.encode("<tool_call><|im_start|>the").ids
+
+    async def body() -> None:
+        async with AsyncEngine(str(tmp_path), chat_template=template, client=Scripted(*answer)) as engine:
+            assert (await engine.generate([5])).text == shown
+
+    run(body())
+
+
+def test_templates_without_a_default_do_not_keep_a_model_from_loading(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "additional_chat_templates" / f"{name}.jinja").write_text("<tool_call>")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"chat_template"', '"no_template"'))
+
+    async def body() -> None:
+        async with AsyncEngine(str(tmp_path), client=Scripted(5)) as engine:
+            assert engine.template is not None
+            with pytest.raises(RequestError, match="none of them is the default"):
+                await engine.render_chat(HELLO)
+
+    run(body())
+
+
+def test_long_texts_leave_the_loop_free(tiny_model, monkeypatch):
+    """Alone, many in a list, or as prompts: all are encoded by a thread, in the call that lets other threads run."""
+    several = ["the wind "] * (LONG_TEXT // 9 + 1)
+
+    async def body() -> None:
+        async with AsyncEngine(str(tiny_model), client=Scripted(5)) as engine:
+            encode_batch, loop_turned = engine.tokenizer.encode_batch, threading.Event()
+            expected = engine.tokenizer.encode("the wind ")
+            loop = asyncio.get_running_loop()
+
+            def encode(texts, add_special_tokens=True):
+                loop_turned.clear()
+                loop.call_soon_threadsafe(loop_turned.set)
+                assert loop_turned.wait(20), "the loop stands still"
+                return encode_batch(texts, add_special_tokens)
+
+            def never(text, add_special_tokens=True):
+                raise AssertionError("encode holds all threads up")
+
+            monkeypatch.setattr(engine.tokenizer, "encode_batch", encode)
+            monkeypatch.setattr(engine.tokenizer, "encode", never)
+            assert len(await engine.tokenize("".join(several))) > LONG_TEXT // 9
+            assert await engine.tokenize_inputs([*several, [7, 8]]) == [expected] * len(several) + [[7, 8]]
+            assert [event.text async for event in engine.stream("".join(several))]
+            assert (await engine.generate("".join(several))).text
+            assert len(await engine.generate(several)) == len(several)
+            assert engine.client.prompts[-1] == expected
+
+    run(body())
+
+
+def test_a_download_leaves_the_loop_free(tiny_model, monkeypatch):
+    answered = threading.Event()
+
+    def find(*_: object) -> Path:
+        assert answered.wait(20), "the loop stands still"
+        return tiny_model
+
+    monkeypatch.setattr("sirocco.runtime.async_engine.resolve_model", find)
+
+    async def body() -> None:
+        asyncio.get_running_loop().call_later(0.01, answered.set)
+        async with AsyncEngine("some/model", client=Scripted(5)) as engine:
+            assert (await engine.generate("the")).token_ids == [5]
+
+    run(body())
+
+
+_ENDLESS_DOWNLOAD = """
+import asyncio, signal, threading
+from concurrent.futures import ThreadPoolExecutor
+import sirocco.runtime.async_engine as module
+from sirocco.runtime.engine import Engine
+
+def download(*_):
+    with ThreadPoolExecutor(2) as pool:  # as the hub's client has one
+        list(pool.map(lambda _: threading.Event().wait(), range(9)))
+
+module.resolve_model = download
+
+async def main():
+    engine = module.AsyncEngine("some/model")
+    try:
+        await asyncio.wait_for(engine.start(), 0.05)
+    except TimeoutError:
+        await engine.close()
+
+asyncio.run(main())
+
+main_thread = threading.main_thread().ident
+threading.Timer(0.3, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+try:
+    Engine("some/model")
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_nothing_waits_for_a_download_that_was_given_up():
+    ended = subprocess.run([sys.executable, "-c", _ENDLESS_DOWNLOAD], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "ended\n"), ended.stderr

@@ -121,6 +121,7 @@ def test_wrong_field_is_named(tmp_path, changes, named):
         ({"max_position_embeddings": -1}, "max_position_embeddings must be between"),
         ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),
         ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling: factor must be a finite number"),
+        ({"rope_scaling": {"type": "linear", "factor": 10**400}}, "rope_scaling: factor must be a finite number"),
         ({"rope_scaling": {"type": "linear", "factor": 1e300}}, "rope_scaling: factor"),
     ],
 )

@@ -60,7 +60,7 @@ def random_batch(seed: int) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "plan", [PLAN, Plan(SHAPE, steps=8, warmup=1, lora=LoraSettings(rank=2))], ids=["base", "lora"]
+    "plan", [PLAN, Plan(SHAPE, steps=8, warmup=1, lora=LoraSettings(rank=2), begins="base")], ids=["base", "lora"]
 )
 def test_two_processes_train_as_one_does(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.shutil, "which", lambda name: None)  # compiling takes longer than all of this

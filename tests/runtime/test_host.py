@@ -48,6 +48,12 @@ def test_what_is_measured_beside_others_is_not_remembered(kernels: Path, monkeyp
     assert host.chosen_threads().count > 1
 
 
+def test_what_is_measured_holds_where_it_cannot_be_remembered(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "library_path", lambda: kernels.parent / "no such folder" / kernels.name)
+    monkeypatch.setattr(host, "_pass_seconds", lambda _, threads: 1.0 if threads.count == 1 else 2.0)
+    assert host.chosen_threads() == Threads(1, False)
+
+
 def test_a_number_of_threads_that_was_asked_for_bounds_the_choice(
     kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,31 @@ def test_path_that_does_not_exist(name, download):
     assert not download.calls
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "./" + "a" * 300, "org/" + "a" * 5000, "./loop/x"])
+def test_name_that_the_system_refuses_to_look_up(name, tmp_path, monkeypatch, download):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ModelLoadError, match=r"cannot be looked up: (File name too long|Too many levels)") as caught:
+        hub.resolve_model(name)
+    assert len(str(caught.value)) < 200 and not download.calls
+    assert name.endswith(hub.model_id(name))  # before anything is looked up
+
+
+def test_demo_is_found_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").symlink_to("demo")
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(hub, "DEMO_FOLDER", tmp_path)
+    assert hub.resolve_model("demo") == tmp_path
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x", "./a\0b"])
+def test_name_that_leads_nowhere(name):
+    with pytest.raises(ModelLoadError, match="no such folder"):
+        hub.resolve_model(name)
+    assert name.endswith(hub.model_id(name))
+
+
 def test_empty_name():
     with pytest.raises(ModelLoadError, match="must not be empty"):
         hub.resolve_model("")

@@ -1,3 +1,5 @@
+import pytest
+
 from sirocco.runtime.pace import Pace
 
 
@@ -48,3 +50,15 @@ def test_one_thread_stays() -> None:
     used = [1]
     run(Pace(1, used.append), 3000, used, {1: 1.0})
     assert used == [1]
+
+
+@pytest.mark.parametrize("every", [5, 20, 25, 30, 33, 40, 60, 1000])
+def test_trials_take_few_steps_however_often_the_rows_change(every: int) -> None:
+    used = [2]
+    pace = Pace(2, used.append)
+    durations = {2: 1.0, 1: 1.9}
+    slow = 0
+    for step in range(20000):
+        slow += used[-1] == 1
+        pace.observe(1 + step // every % 2, durations[used[-1]])
+    assert slow <= 20000 // 20

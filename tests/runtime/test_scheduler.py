@@ -125,6 +125,9 @@ def test_random_workloads(model, seed, depth):
             reader = rng.randrange(id + 1)
             bench.scheduler.pause(reader, reader not in paused)
             paused ^= {reader}
+    if seed % 2:
+        bench.run()
+        assert {key for key in wanted if key[0] not in paused | aborted} <= bench.finished.keys(), "held up by nobody"
     for reader in paused:
         bench.scheduler.pause(reader, False)
     bench.run()
@@ -376,6 +379,110 @@ def test_priority_goes_first_and_paused_requests_hold_up_nobody():
     assert bench.tokens[2, 0] == expected_tokens([2], 3)
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("prefix_caching", [False, True])
+def test_paused_requests_give_up_their_blocks_to_one_that_waits(depth, prefix_caching):
+    bench = Bench(num_blocks=11, block_size=16, budget=256, chunk=256, depth=depth, prefix_caching=prefix_caching)
+    prompts = {1: list(range(60)), 2: list(range(100, 140)), 3: list(range(200, 270))}
+    for id in (1, 2):  # 4 and 3 blocks of 10
+        bench.add(id, prompts[id], max_tokens=30)
+    for _ in range(3):
+        bench.step()
+    for id in (1, 2):  # steps of theirs may be in flight
+        bench.scheduler.pause(id, True)
+    bench.add(3, prompts[3], max_tokens=8)  # 5 blocks
+    for _ in range(12):
+        bench.step()
+    assert bench.finished.get((3, 0)) == "length"
+    assert bench.scheduler.stats().preemptions == 1, "the less urgent of the two was enough"
+    for id in (1, 2):
+        bench.scheduler.pause(id, False)
+    bench.run()
+    assert bench.tokens == {(id, 0): expected_tokens(prompt, 8 if id == 3 else 30) for id, prompt in prompts.items()}
+
+
+def test_a_pause_lets_a_request_in_that_has_waited_for_blocks():
+    bench = Bench(num_blocks=11, block_size=16, budget=256, chunk=256)
+    bench.add(1, range(100), max_tokens=50)
+    bench.step()
+    bench.add(2, range(200, 264), max_tokens=8)
+    bench.step()
+    assert (2, 0) not in bench.tokens
+    bench.scheduler.pause(1, True)
+    bench.step()
+    assert (2, 0) in bench.tokens
+
+
+@pytest.fixture
+def lookups(monkeypatch):
+    """The lengths of what has been looked up in the prefix cache."""
+    lengths, match = [], PrefixCache.match
+
+    def counted(cache, digests, limit):
+        lengths.append(limit + 1)
+        return match(cache, digests, limit)
+
+    monkeypatch.setattr(PrefixCache, "match", counted)
+    return lengths
+
+
+def test_a_request_that_waits_for_blocks_is_not_looked_up_in_every_step(lookups):
+    bench = Bench(num_blocks=40, budget=64, chunk=64)
+    known, other = list(range(80)), list(range(500, 540))
+    bench.add(1, known, max_tokens=1)
+    bench.run()
+    bench.add(2, other, max_tokens=60)  # 10 of 39 blocks, and one more every fourth step
+    for _ in range(3):
+        bench.step()
+    bench.add(3, known + other, max_tokens=4)  # 30 blocks: those it shares are free, so they are no help
+    for _ in range(30):
+        bench.step()
+    assert (3, 0) not in bench.tokens
+    assert lookups.count(120) == 1
+    bench.scheduler.abort(2)
+    bench.step()
+    assert (3, 0) in bench.tokens, "there are blocks again"
+    assert bench.cached[3, 0] == 80
+
+
+def test_a_request_that_waits_for_blocks_starts_when_another_shares_enough_of_them():
+    bench = Bench(num_blocks=19, budget=32, chunk=32)
+    prompt = list(range(60))
+    bench.add(1, prompt, max_tokens=20)  # 15 of 18 blocks, 4 in each step
+    bench.add(2, [*prompt, *range(900, 908)], max_tokens=2)  # 17 blocks, of which it comes to share 15
+    bench.step()
+    assert bench.scheduler.stats().waiting == 1
+    while (1, 0) not in bench.tokens:
+        bench.step()
+    bench.step()
+    assert (2, 0) in bench.tokens
+    assert bench.cached[2, 0] == 60
+
+
+def test_requests_that_gave_up_waiting_are_forgotten():
+    """Prompts are long, and what holds up the queue may last."""
+    bench = Bench(max_num_seqs=1)
+    bench.add(1, [1], max_tokens=10_000)
+    bench.step()
+    bench.add(2, [2], max_tokens=3)
+    for id in range(3, 103):
+        bench.add(id, [id], max_tokens=3, priority=id % 2)
+        bench.scheduler.abort(id)
+    assert len(bench.scheduler._waiting._heap) <= 4
+    bench.add(103, [103], max_tokens=3)
+    bench.scheduler.abort(1)
+    bench.run()
+    assert list(bench.finished) == [(2, 0), (103, 0)]
+
+
+def test_seeds_of_choices_begin_again_after_the_largest():
+    bench = Bench()
+    bench.add(1, [1, 2, 3], n=2, seed=2**63 - 1)
+    bench.run()
+    for index, seed in enumerate([2**63 - 1, 0]):
+        assert bench.tokens[1, index] == expected_tokens([1, 2, 3], 8, seed)
+
+
 def test_failed_step_ends_its_requests_only():
     bench = Bench(max_num_seqs=2)
     bench.add(1, [1, 2, 3])
@@ -419,3 +526,15 @@ def test_ten_thousand_waiting_requests_do_not_slow_a_step():
     queue._heap = Counting(queue._heap)
     bench.step()
     assert touched == 0
+
+
+def test_log_probabilities_of_a_prompt_of_one_token_are_none():
+    """Its only token has no probability, so no row of the runner's brings any; the list must be there all the same."""
+    bench = Bench()
+    bench.scheduler.add(EngineRequest(1, [5], Sampling(max_tokens=2, prompt_logprobs=0)))
+    plan = bench.scheduler.plan()
+    (output,) = bench.scheduler.commit(plan, bench.runner.launch(plan))
+    assert output.prompt_logprobs == [None]
+    plan = bench.scheduler.plan()
+    (output,) = bench.scheduler.commit(plan, bench.runner.launch(plan))
+    assert output.prompt_logprobs is None

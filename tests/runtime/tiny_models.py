@@ -1,6 +1,11 @@
 """Configs of small models of the kinds that a decode step knows, with sizes that all kernels can do."""
 
+import math
 from typing import Any
+
+from sirocco.runtime.models.decoder import Decoder
+from sirocco.runtime.models.spec import ModelSpec
+from sirocco.runtime.weights import loadable_modules
 
 _COMMON = {
     "vocab_size": 96,
@@ -97,3 +102,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hybrid": HYBRID,
     "recurrent": RECURRENT,
 }
+
+
+def num_parameters(spec: ModelSpec) -> int:
+    """How many numbers the weights of such a model hold."""
+    slots = (slot for _, module in loadable_modules(Decoder(spec)) for slot in module.slots().values())
+    return sum(math.prod(slot.shape) for slot in slots)

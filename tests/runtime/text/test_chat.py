@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -147,6 +148,33 @@ def test_arender_leaves_the_loop_free(renderer: TemplateRenderer):
         assert num_turns > 20
 
     asyncio.run(main())
+
+
+def test_checking_the_messages_leaves_the_loop_free(renderer: TemplateRenderer):
+    loop_turned = threading.Event()
+
+    class ManyMessages(list):
+        def __iter__(self):
+            assert loop_turned.wait(20), "the loop stands still"
+            return super().__iter__()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.01, loop_turned.set)
+        template = ChatTemplate("{{ messages[0].content }}", renderer=renderer)
+        assert await template.arender(ManyMessages(CHATS["one"])) == "Hi\n"
+        with pytest.raises(RequestError, match="must not be empty"):
+            await template.arender([])
+
+    asyncio.run(main())
+
+
+def test_numbers_of_calls_and_schemas_may_be_large(renderer: TemplateRenderer):
+    function = {"name": "f", "arguments": f'{{"n": {2**70}}}'}
+    messages = [{"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}]
+    show = "{{ messages[0].tool_calls[0].function.arguments.n }} {{ tools[0] | tojson }}"
+    tools = [{"maximum": 2**64, "multipleOf": 0.1}]
+    shown = ChatTemplate(show, renderer=renderer).render(messages, tools=tools)
+    assert shown == f'{2**70} {{"maximum": {2**64}, "multipleOf": 0.1}}'
 
 
 def test_load_prefers_the_jinja_file(tmp_path: Path, byte_level: Path, renderer: TemplateRenderer):

@@ -76,6 +76,22 @@ def test_word_pieces(word_piece: Path):
             assert "".join(streamed(tokenizer, list(splits(ids, pick)), skip)) == tokenizer.decode(ids, skip)
 
 
+@pytest.mark.parametrize("kind", ["byte_level", "spm_bpe", "word_piece"])
+def test_a_special_token_that_a_parser_looks_for_is_shown(kind: str, request: pytest.FixtureRequest):
+    folder = request.getfixturevalue(kind)
+    tokenizer = load_tokenizer(folder if isinstance(folder, Path) else folder())
+    tag = {"byte_level": "<|im_start|>", "spm_bpe": "<|user|>", "word_piece": "[SEP]"}[kind]
+    other = {"byte_level": "<|im_end|>", "spm_bpe": "</s>", "word_piece": "[UNK]"}[kind]
+    fox = tokenizer.encode("fox", add_special_tokens=False)
+    ids = [*fox, tokenizer.token_id(tag), *fox, tokenizer.token_id(other)]
+    assert tag not in tokenizer.decode(ids)
+    tokenizer.show([tag, "<no such token>"])
+    text = tokenizer.decode(ids)
+    assert text.count(tag) == 1 and other not in text and other in tokenizer.decode(ids, skip_special_tokens=False)
+    assert "".join(streamed(tokenizer, [[i] for i in ids])) == text
+    assert tokenizer.token_id(tag) in tokenizer.special_ids
+
+
 def first_stop(text: str, stops: list[str]) -> tuple[str, str | None]:
     found = [(at, len(stop), stop) for stop in stops if (at := text.find(stop)) >= 0]
     return (text[: min(found)[0]], min(found)[2]) if found else (text, None)

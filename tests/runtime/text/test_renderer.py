@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sirocco.runtime.errors import RequestError, TemplateError
+from sirocco.runtime.errors import EngineUnavailableError, OverloadedError, RequestError, TemplateError
 from sirocco.runtime.text.renderer import TemplateRenderer
 
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -85,7 +86,11 @@ def test_large_texts_pass(renderer: TemplateRenderer):
     assert renderer.render("{{ text }}", {"text": text}) == text
 
 
-@pytest.mark.parametrize("value", [2**70, "\ud800", object()], ids=["big", "surrogate", "object"])
+def test_integers_of_any_size_pass(renderer: TemplateRenderer):
+    assert renderer.render("{{ x + 1 }} {{ -x }}", {"x": 2**70}) == f"{2**70 + 1} {-(2**70)}"
+
+
+@pytest.mark.parametrize("value", [10**5000, "\ud800", object()], ids=["big", "surrogate", "object"])
 def test_variables_must_be_json_data(value: object, renderer: TemplateRenderer):
     with pytest.raises(RequestError):
         renderer.render("", {"x": value})
@@ -102,7 +107,8 @@ def test_threads_and_loops_share_one_worker(renderer: TemplateRenderer):
         thread.start()
 
     async def main() -> list[str]:
-        return await asyncio.gather(*(renderer.arender("{{ a }}-{{ b }}", {"a": 9, "b": i}) for i in range(20)))
+        works = [partial(renderer.render, "{{ a }}-{{ b }}", {"a": 9, "b": i}) for i in range(20)]
+        return await asyncio.gather(*map(renderer.queued, works))
 
     assert asyncio.run(main()) == [f"9-{i}" for i in range(20)]
     for thread in threads:
@@ -116,10 +122,93 @@ def test_closing_ends_the_process(renderer: TemplateRenderer):
     renderer.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises(TemplateError, match="closed"):
+    with pytest.raises(EngineUnavailableError, match="closed"):
         renderer.render("", {})
-    with pytest.raises(TemplateError, match="closed"):
-        asyncio.run(renderer.arender("", {}))
+    with pytest.raises(EngineUnavailableError, match="closed"):
+        asyncio.run(renderer.queued(partial(renderer.render, "", {})))
+
+
+def test_closing_does_not_wait_for_a_render():
+    renderer = TemplateRenderer(seconds=60)
+    renderer.render("", {})
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            renderer.render(FOREVER, {})
+        except EngineUnavailableError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not renderer._lock.locked():
+        time.sleep(0.001)  # nothing tells that the thread has got that far
+    renderer.close()
+    thread.join(10)
+    assert errors and not thread.is_alive()
+
+
+def test_a_worker_that_does_not_start_is_not_the_callers_fault(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in (("sirocco.runtime.text.renderer._MODULE", "no.such.module"), ("sys.executable", "/nothing")):
+        monkeypatch.setattr(name, value)
+        with pytest.raises(EngineUnavailableError, match="did not start"):
+            renderer.render("", {})
+
+
+def test_a_worker_that_answers_nonsense_is_not_the_callers_fault(
+    renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
+):
+    renderer.render("", {})
+    monkeypatch.setattr(renderer._worker, "ask", lambda *_: b"\xc1")
+    with pytest.raises(EngineUnavailableError, match="nonsense"):
+        renderer.render("", {})
+    assert renderer.render("next", {}) == "next"
+
+
+def test_a_key_press_for_our_process_group_does_not_reach_the_worker(renderer: TemplateRenderer):
+    renderer.render("", {})
+    assert os.getpgid(worker_pid(renderer)) != os.getpgid(0)
+
+
+def test_those_who_gave_up_leave_the_queue(renderer: TemplateRenderer):
+    release = threading.Event()
+    rendered: list[str] = []
+
+    def work(name: str) -> str:
+        release.wait(20)
+        rendered.append(name)
+        return name
+
+    async def main() -> None:
+        waiting = [asyncio.create_task(renderer.queued(partial(work, name))) for name in "abc"]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        await asyncio.wait([waiting[1]])
+        release.set()
+        assert [await waiting[0], await waiting[2]] == rendered == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def test_a_render_is_judged_by_processor_time():
+    renderer = TemplateRenderer(seconds=0.3)
+    renderer.render("", {})
+    pid = worker_pid(renderer)
+    os.kill(pid, signal.SIGSTOP)  # as on a machine that has no time for it
+    threading.Timer(0.8, os.kill, (pid, signal.SIGCONT)).start()
+    assert renderer.render("{{ 1 + 1 }}", {}) == "2"
+    renderer.close()
+
+
+def test_a_machine_without_time_for_a_render_is_overloaded(renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch):
+    renderer.render("", {})
+    os.kill(worker_pid(renderer), signal.SIGSTOP)
+    with monkeypatch.context() as patched, pytest.raises(OverloadedError):
+        patched.setattr("sirocco.runtime.text.renderer.STALL_SECONDS", 0.1)
+        renderer.render("{{ 1 + 1 }}", {})
+    assert renderer.render("{{ 1 + 1 }}", {}) == "2"
 
 
 def test_the_worker_sees_none_of_our_secrets(renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch):

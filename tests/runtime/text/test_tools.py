@@ -180,6 +180,7 @@ def test_detection(byte_level: Path, word_piece: Path):
     assert tool_parser(None) is None
     assert tool_parser(load_tokenizer(byte_level)) is HermesParser
     assert tool_parser(load_tokenizer(word_piece)) is None
+    assert HermesParser().tags == ("<tool_call>", "</tool_call>")
 
 
 def random_json(pick: random.Random, depth: int = 3) -> object:

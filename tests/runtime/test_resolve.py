@@ -1,0 +1,53 @@
+"""From a prompt and parameters to what the engine is asked for: the room that is left, seeds, and what is refused."""
+
+import pytest
+
+from sirocco.runtime.config import make_config
+from sirocco.runtime.errors import ContextLengthError
+from sirocco.runtime.request import MAX_SEED, SamplingParams
+from sirocco.runtime.resolve import resolve_request
+from sirocco.runtime.wire import EngineInfo, EngineRequest
+
+INFO = EngineInfo("tiny", 100, 1000, 16, 10, 1, 8, 8, "cpu", "float32", 0, 0.0)
+CONFIG = make_config({"architectures": ["LlamaForCausalLM"], "vocab_size": 1000, "max_position_embeddings": 100})
+
+
+def resolve(length: int, params: SamplingParams) -> EngineRequest:
+    return resolve_request(1, range(length), params, CONFIG, INFO)
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "kept", "room"),
+    [
+        (60, 40, 60, 40),
+        (61, 40, 61, 39),  # fits, so it stays whole
+        (99, 40, 99, 1),
+        (100, 40, 60, 40),
+        (500, 40, 60, 40),
+        (99, None, 99, 1),
+        (500, None, 99, 1),
+        (30, 10**6, 30, 70),  # what is generated may take more than half where the prompt leaves it
+        (50, 10**6, 50, 50),
+        (51, 10**6, 51, 49),
+        (500, 10**6, 50, 50),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_cut_to_leave_room(
+    length: int, max_tokens: int | None, kept: int, room: int
+) -> None:
+    request = resolve(length, SamplingParams(max_tokens=max_tokens, truncate_prompt=True))
+    assert request.prompt_token_ids == list(range(length))[-kept:]
+    assert request.sampling.max_tokens == room
+
+
+def test_a_prompt_is_whole_unless_it_may_be_cut() -> None:
+    assert resolve(99, SamplingParams(max_tokens=40)).sampling.max_tokens == 1
+    with pytest.raises(ContextLengthError):
+        resolve(100, SamplingParams(max_tokens=40))
+
+
+@pytest.mark.parametrize("seed", [-MAX_SEED, -1, 0, 1, MAX_SEED - 1])
+def test_seeds_below_zero_become_others(seed: int) -> None:
+    resolved = resolve(1, SamplingParams(seed=seed)).sampling.seed
+    assert 0 <= resolved < MAX_SEED
+    assert seed < 0 or resolved == seed
