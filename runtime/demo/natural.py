@@ -157,6 +157,7 @@ def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
     return fill(frame, said), Call(declared.tool.name, arguments)
 
 
+TRAINED_FAMILIES = (*FAMILIES, *FURTHER_FAMILIES)
 TESTED_FAMILIES = tuple(family for family in FAMILIES if has_unseen(family.frames))
 
 
@@ -166,7 +167,7 @@ def families(values: Values, schemas: Split) -> tuple[Family, ...]:
         return HELD_OUT_FAMILIES
     if values.split == "test":
         return TESTED_FAMILIES
-    return FAMILIES if values.late and values.rng.random() < 0.7 else (*FAMILIES, *FURTHER_FAMILIES)
+    return FAMILIES if values.late and values.rng.random() < 0.7 else TRAINED_FAMILIES
 
 
 def family_for(values: Values, schemas: Split) -> Family:
