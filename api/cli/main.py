@@ -1,9 +1,11 @@
 """The `sirocco` command: parses the command line and hands over to one verb.
 
-Exit codes: 0 done, 2 wrong input (one line on stderr), 130 interrupted; `serve` documents its own.
+Exit codes: 0 done, 1 no room for the output, 2 wrong input (one line on stderr), 130 interrupted; `serve` documents
+its own.
 """
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -13,6 +15,8 @@ from typing import NoReturn
 import sirocco
 from sirocco.api.cli import bench, run, serve
 from sirocco.runtime.errors import SiroccoError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,10 +53,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone. What is still buffered must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has gone
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        _complain(os.strerror(error.errno))
+        return 1
+
+
+def _drop_output() -> None:
+    """Have what is still buffered not be flushed at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

@@ -184,6 +184,16 @@ def test_output_that_cannot_be_encoded():
     assert done.returncode == 0 and "N,?" in done.stdout and done.stderr == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+def test_output_that_has_no_room():
+    command = [sys.executable, "-P", "-m", "sirocco", "run", "-i", "Hello"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "sirocco: error: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 def test_empty_prompt(capsys):
     with pytest.raises(SystemExit) as end:
         main(["run", "-i", "  "])
