@@ -330,9 +330,9 @@ def test_terminal(monkeypatch, capsys, tmp_path):
     assert next(feed) == "never"
 
 
-def test_terminal_ends_at_end_of_input_and_survives_ctrl_c(monkeypatch, tmp_path):
-    engine = FakeChat("a", KeyboardInterrupt())
-    feed = iter(["one", KeyboardInterrupt(), "two", EOFError()])
+def typed(*items):
+    """A stand-in for `input` that returns these lines, or raises these errors, one after the other."""
+    feed = iter(items)
 
     def read(prompt=""):
         item = next(feed)
@@ -340,7 +340,12 @@ def test_terminal_ends_at_end_of_input_and_survives_ctrl_c(monkeypatch, tmp_path
             raise item
         return item
 
-    monkeypatch.setattr("builtins.input", read)
+    return read
+
+
+def test_terminal_ends_at_end_of_input_and_survives_ctrl_c(monkeypatch, tmp_path):
+    engine = FakeChat("a", KeyboardInterrupt())
+    monkeypatch.setattr("builtins.input", typed("one", KeyboardInterrupt(), "two", EOFError()))
     Terminal(Conversation(engine, SamplingParams()), tmp_path / "history").talk()
     assert len(engine.seen) == 2
 
@@ -361,15 +366,8 @@ def test_piped_input_that_is_not_utf8(monkeypatch, tmp_path):
 
 def test_typed_input_that_is_not_utf8(monkeypatch, tmp_path, capsys):
     engine = FakeChat("a")
-    feed = iter([UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "two", EOFError()])
-
-    def read(prompt=""):
-        item = next(feed)
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    monkeypatch.setattr("builtins.input", read)
+    not_utf8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    monkeypatch.setattr("builtins.input", typed(not_utf8, "two", EOFError()))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sirocco.api.cli.run._more_was_pasted", lambda: False)
