@@ -50,7 +50,9 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
     "copy": (0.04, lambda values, _: repeat(values)),
     "json": (0.04, lambda values, _: fields_as_json(values)),
 }
-LATE_SHARES = {"everyday": 0.25, "compute": 0.16, "no tool": 0.035, "decline": 0.055}  # of the end of training
+LATE_SHARES = {  # of the end of training
+    "everyday": 0.25, "compute": 0.16, "parallel": 0.10, "parallel everyday": 0.13, "no tool": 0.04, "decline": 0.055,
+}  # fmt: skip
 
 PIRATE = (
     ("I am", "I be"),

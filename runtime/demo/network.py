@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -119,19 +120,30 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
 
 
+SPANS = 2  # of a row, each of which looks at no more than it may
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention in bfloat16, q [B, L, H, D], k and v [B, L, G, D] → [B, L, H, D].
 
     Written out: at a few hundred positions the products on whole matrices train faster here than torch's fused form.
     """
-    batch, length, heads, size = q.shape
-    groups = k.shape[2]
-    rows = q.view(batch, length, groups, -1, size).permute(0, 2, 3, 1, 4) * size**-0.5
-    scores = (rows.reshape(batch, groups, -1, size) @ k.permute(0, 2, 3, 1)).view(batch, groups, -1, length, length)
-    future = torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
+    length = q.shape[1]
+    bounds = [length * i // SPANS for i in range(SPANS + 1)]
+    spans = [attend_span(q[:, low:high], k[:, :high], v[:, :high]) for low, high in pairwise(bounds)]
+    return torch.cat(spans, 1)
+
+
+def attend_span(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The last positions q [B, M, H, D] over all up to them, k and v [B, L, G, D] → [B, M, H, D]."""
+    batch, count, heads, size = q.shape
+    length, groups = k.shape[1], k.shape[2]
+    rows = q.reshape(batch, count, groups, -1, size).permute(0, 2, 3, 1, 4) * size**-0.5
+    scores = (rows.reshape(batch, groups, -1, size) @ k.permute(0, 2, 3, 1)).view(batch, groups, -1, count, length)
+    future = torch.full((count, length), float("-inf"), dtype=scores.dtype).triu(length - count + 1)
     shares = torch.softmax(scores + future, -1).view(batch, groups, -1, length)
-    mixed = (shares @ v.transpose(1, 2)).view(batch, groups, -1, length, size)
-    return mixed.permute(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+    mixed = (shares @ v.transpose(1, 2)).view(batch, groups, -1, count, size)
+    return mixed.permute(0, 3, 1, 2, 4).reshape(batch, count, heads, size)
 
 
 class Block(nn.Module):
@@ -153,8 +165,8 @@ class Block(nn.Module):
             self.out.weight.zero_()
             self.down.weight.zero_()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, L, C] float32 → [B, L, C] float32; attention is causal within each row."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kept: Tensor | None = None) -> Tensor:
+        """x [B, L, C] float32 → [B, L, C] float32, or the rows `kept` [N] of all → [N, C]; attention is causal."""
         shape = self.shape
         batch, length, _ = x.shape
         qkv = self.qkv(rms_norm(x, self.attention_norm, shape.eps).bfloat16())
@@ -163,7 +175,10 @@ class Block(nn.Module):
         q = rotate(rms_norm(q, self.q_norm, shape.eps), cos, sin).bfloat16()
         k = rotate(rms_norm(k, self.k_norm, shape.eps), cos, sin).bfloat16()
         mixed = attend(q, k, v)
-        x = x + self.out(mixed.reshape(batch, length, -1)).float()
+        mixed = mixed.reshape(batch, length, -1)
+        if kept is not None:
+            x, mixed = x.flatten(0, 1).index_select(0, kept), mixed.flatten(0, 1).index_select(0, kept)
+        x = x + self.out(mixed).float()
         gate, up = self.gate_up(rms_norm(x, self.ffn_norm, shape.eps).bfloat16()).chunk(2, -1)
         change: Tensor = self.down(F.silu(gate) * up)
         return x + change.float()
@@ -190,18 +205,24 @@ class Network(nn.Module):
         for block in self.blocks:
             block.compile(dynamic=True)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """ids [B, L] → [B, L, C]."""
+    def hidden(self, ids: Tensor, kept: Tensor) -> Tensor:
+        """ids [B, L] → [N, C] at the positions `kept` [N] of all rows in a row."""
         positions = torch.arange(ids.shape[1], dtype=torch.float32)
         angles = positions[None, :, None, None] * self.frequencies
         cos, sin = angles.cos(), angles.sin()
         x = F.embedding(ids, self.embedding)
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x, cos, sin)
+        x = last(x, cos, sin, kept)
         return rms_norm(x, self.norm, self.shape.eps)
 
-    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
-        """The sum of the cross-entropies of targets, a scalar in float32; ids [B, L] padded on the right."""
-        hidden = self.hidden(ids).flatten(0, 1)[targets.index].bfloat16()
+    def losses(self, ids: Tensor, targets: Targets) -> Tensor:
+        """The cross-entropy of each target [N] in float32, 0 where it is ignored; ids [B, L] padded on the right."""
+        hidden = self.hidden(ids, targets.index).bfloat16()
         logits = F.linear(hidden, self.embedding.bfloat16()).float()
-        return F.cross_entropy(logits, targets.labels, reduction="sum")
+        return F.cross_entropy(logits, targets.labels, reduction="none")
+
+    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
+        """The sum of the cross-entropies of targets, a scalar in float32."""
+        return self.losses(ids, targets).sum()

@@ -11,14 +11,27 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sirocco.runtime.demo.batches import PARTS, Queue, Recipe, Step, queues, steps
+from sirocco.runtime.demo.batches import (
+    PARTS,
+    Batch,
+    Document,
+    Queue,
+    Recipe,
+    Step,
+    batches,
+    pools,
+    queues,
+    share,
+    steps,
+)
 from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.network import LoraSettings, Network, Projection, Shape
 from sirocco.runtime.demo.optimizer import Muon
@@ -26,13 +39,13 @@ from sirocco.runtime.demo.vocabulary import texts, train_tokenizer
 
 __all__ = ["PLANS", "Plan", "load_network"]
 
-VOCAB = 2048
+VOCAB = 3584
 CHECKPOINT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one network is trained; peak step sizes, cooled linearly to nothing over the last part of the run."""
+    """How one network is trained; peak step sizes, cooled linearly to their last share over part of the run."""
 
     shape: Shape
     steps: int
@@ -40,29 +53,32 @@ class Plan:
     matrix_lr: float = 0.02
     vector_lr: float = 0.004
     warmup: int = 100
-    cooldown: float = 0.55
+    cooldown: float = 0.55  # the part of the steps in which step sizes cool
+    last: float = 0.0  # the share of the peak step sizes at the end
     weight_decay: float = 0.02
     manner: str = "plain"
     lora: LoraSettings | None = None
     begins: str = ""  # the plan from whose weights this one goes on
     late: bool = False  # whether the text is that of the end of training
+    kept: float = 1.0  # the share of conversations that are trained on: the hardest ones
+    kept_from: int = 0  # the step from which the others are left out
 
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=7600, tokens=6144),
+    "base": Plan(BASE, steps=6000, cooldown=0.66, last=0.25, kept=0.35, kept_from=1500),
     "finish": Plan(
         BASE,
-        steps=480,
-        tokens=6144,
+        steps=1500,
         matrix_lr=0.005,
         vector_lr=0.001,
         warmup=20,
         cooldown=1.0,
         begins="base",
         late=True,
+        kept=0.35,
     ),
-    "draft": Plan(Shape(vocab=VOCAB, width=128, layers=3, heads=2, kv_heads=1, hidden=256), steps=2000),
+    "draft": Plan(Shape(vocab=VOCAB, width=112, layers=3, heads=2, kv_heads=1, hidden=192), steps=2000),
     "lora": Plan(
         BASE, steps=220, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings(), begins="finish"
     ),
@@ -93,7 +109,8 @@ def optimizers(network: Network, plan: Plan, crew: Crew) -> list[torch.optim.Opt
 def schedule(step: int, plan: Plan) -> float:
     """The share of the peak step size at a step."""
     left = (plan.steps - step) / max(1.0, plan.cooldown * plan.steps)
-    return min(1.0, (step + 1) / plan.warmup, max(0.0, left))
+    cooled = plan.last + (1.0 - plan.last) * min(1.0, max(0.0, left))
+    return min(cooled, (step + 1) / plan.warmup)
 
 
 def load_network(path: Path) -> Network:
@@ -169,13 +186,32 @@ class Trainer:
         self.tokens += step.tokens
         return self.sums[0].item()
 
-    def run(self, queue: Queue) -> None:
+    @torch.no_grad()
+    def hardest(self, documents: list[Document], tokens: int) -> list[int]:
+        """The numbers of those documents that the network says worst, the plan's share of all; in their order."""
+        losses = torch.zeros(len(documents))
+        for batch in batches(documents, range(len(documents)), tokens)[self.crew.rank :: self.crew.size]:
+            losses[batch.documents] = row_losses(self.network, batch)
+        self.crew.total(losses)
+        count = round(self.plan.kept * len(documents))
+        return sorted(losses.argsort(descending=True, stable=True)[:count].tolist())
+
+    def steps(self, queue: Queue, recipe: Recipe) -> Iterator[Step]:
+        """This process's part of every step, without end."""
+        for number, documents in pools(queue, self.pool):
+            self.pool = number
+            chosen: Iterable[int] = range(len(documents))
+            if self.plan.kept < 1.0 and self.step >= self.plan.kept_from:
+                chosen = self.hardest(documents, recipe.tokens)
+            for step in steps(documents, chosen, recipe, number):
+                yield share(step, self.crew.rank, self.crew.size)
+
+    def run(self, queue: Queue, recipe: Recipe) -> None:
         """Train to the plan's last step."""
         saved = began = time.monotonic()
         before, since = self.seconds, self.tokens
         total, count = 0.0, 0
-        for pool, step in steps(queue, self.pool):
-            self.pool = pool
+        for step in self.steps(queue, recipe):
             if self.step >= self.plan.steps:
                 break
             total, count = total + self.update(step), count + 1
@@ -195,11 +231,18 @@ class Trainer:
         self.save()
 
 
-def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue) -> None:
+def row_losses(network: Network, batch: Batch) -> Tensor:
+    """The sum of each row's losses [B]."""
+    rows, length = batch.ids.shape
+    losses = network.losses(batch.ids, batch.targets)
+    return torch.zeros(rows).index_add_(0, batch.targets.index // length, losses)
+
+
+def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue, recipe: Recipe) -> None:
     """A further process of a crew."""
     torch.set_num_threads(1)
     try:
-        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
+        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue, recipe)
     except BaseException:
         crew.abandon()
         raise
@@ -213,10 +256,10 @@ def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: in
     filled = queues(recipe, processes, trainer.pool)
     for rank in range(1, processes):
         process = multiprocessing.get_context("spawn").Process(
-            target=work, args=(rank, plan, path, crew, resume, filled[rank]), daemon=True
+            target=work, args=(rank, plan, path, crew, resume, filled[rank], recipe), daemon=True
         )
         process.start()
-    trainer.run(filled[0])
+    trainer.run(filled[0], recipe)
 
 
 def main() -> None:
