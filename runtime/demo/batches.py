@@ -1,4 +1,4 @@
-"""Conversations made by a process of their own while the trainer works, and batches of those of like lengths."""
+"""Batches of like lengths, made by a process of its own while the trainer works."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import multiprocessing.queues
 import pickle
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full
@@ -22,10 +22,11 @@ from sirocco.runtime.demo.network import Targets
 from sirocco.runtime.demo.rendering import encode
 from sirocco.runtime.demo.vocabulary import thinned
 
-__all__ = ["PARTS", "Batch", "Document", "Recipe", "Step", "batches", "pools", "queues", "steps"]
+__all__ = ["PARTS", "Batch", "Recipe", "Step", "queues", "steps"]
 
 POOL = 2400  # conversations sorted together: enough for rows of one length and a mixed order
-THINNED = 12  # ways of a pool to cut words into smaller pieces
+WAYS = 24  # equal parts of a pool
+THINNED = 6  # of its parts have words cut into smaller pieces, each part other words
 LONGEST = 1024
 PATIENCE = 600.0  # seconds to wait for text from a process that may have died
 PARTS = 2  # batches of a step, mostly of different lengths
@@ -54,7 +55,6 @@ class Batch:
     targets: Targets
     tokens: int
     labels: int  # targets that count
-    documents: list[int]  # the rows' numbers in their pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,67 +76,68 @@ def rounded(count: int, stride: int) -> int:
     return -(-count // stride) * stride
 
 
-def collate(documents: list[Document], numbers: list[int], length: int) -> Batch:
-    """The documents of these numbers as rows of `length`; every said token is predicted from the one before it."""
-    ids = torch.zeros(len(numbers), length, dtype=torch.long)
+def collate(documents: list[Document], rows: int, length: int) -> Batch:
+    """Documents as `rows` rows of `length`; every said token is predicted from the one before it."""
+    ids = torch.zeros(rows, length, dtype=torch.long)
     index: list[int] = []
     labels: list[int] = []
-    count = 0
-    for row, number in enumerate(numbers):
-        tokens, said = documents[number]
+    for row, (tokens, said) in enumerate(documents):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        count += len(tokens)
         for i in range(1, len(tokens)):
             if said[i]:
                 index.append(row * length + i - 1)
                 labels.append(tokens[i])
     spare = rounded(len(index), 4 * STRIDE) - len(index)
     targets = Targets(torch.tensor(index + [0] * spare), torch.tensor(labels + [IGNORED] * spare))
-    return Batch(ids, targets, count, len(labels), numbers)
+    return Batch(ids, targets, sum(len(tokens) for tokens, _ in documents), len(labels))
 
 
-def batches(documents: list[Document], chosen: Iterable[int], tokens: int) -> list[Batch]:
-    """The chosen documents, those of like length together, about `tokens` tokens a batch; a few are left over."""
+def by_length(documents: list[Document], tokens: int) -> list[Batch]:
+    """Documents of like length together, about `tokens` tokens a batch."""
     out: list[Batch] = []
-    lengths: dict[int, list[int]] = defaultdict(list)
-    for number in chosen:
-        lengths[rounded(len(documents[number][0]), STRIDE)].append(number)
-    left: list[int] = []
+    lengths: dict[int, list[Document]] = defaultdict(list)
+    for document in documents:
+        lengths[rounded(len(document[0]), STRIDE)].append(document)
+    left: list[Document] = []
     for length in sorted(lengths):
         rows = max(1, tokens // length)
         found = left + lengths[length]
         whole = len(found) // rows * rows
-        out += [collate(documents, found[at : at + rows], length) for at in range(0, whole, rows)]
+        out += [collate(found[at : at + rows], rows, length) for at in range(0, whole, rows)]
         left = found[whole:]  # go with the next longer ones
     return out
 
 
-def steps(documents: list[Document], chosen: Iterable[int], recipe: Recipe, number: int) -> list[list[Batch]]:
-    """All steps of one pool's chosen documents, each as its batches."""
-    found = batches(documents, chosen, recipe.tokens // PARTS)
+def documents_of(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[Document]:
+    """One pool of conversations, in a mixed order."""
+    name = f"{recipe.seed}/{number}"
+    ways = [tokenizer] * (WAYS - THINNED) + [thinned(tokenizer, f"{name}/{i}") for i in range(THINNED)]
+    each = POOL // WAYS
+    documents: list[Document] = []
+    for part, way in enumerate(ways):
+        conversations = [
+            conversation(f"{name}/{i}", "train", "train", manner=recipe.manner, late=recipe.late)
+            for i in range(part * each, (part + 1) * each)
+        ]
+        documents += [document for document in encode(conversations, way) if len(document[0]) <= LONGEST]
+    random.Random(name).shuffle(documents)
+    return documents
+
+
+def pool_of_steps(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:
+    """All steps of one pool of conversations, each as its batches."""
+    found = by_length(documents_of(recipe, tokenizer, number), recipe.tokens // PARTS)
     random.Random(f"{recipe.seed}/{number}").shuffle(found)
     return [found[i : i + PARTS] for i in range(0, len(found) - PARTS + 1, PARTS)]
 
 
-def share(step: list[Batch], rank: int, ranks: int) -> Step:
-    """A process's part of a step."""
-    return Step(step[rank::ranks], sum(b.tokens for b in step), sum(b.labels for b in step))
-
-
-def pool_of(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[Document]:
-    """One pool of conversations, in a mixed order."""
-    name = f"{recipe.seed}/{number}"
-    # Half of the text as the tokenizer has it, half in smaller pieces, of other words in every part.
-    ways = [tokenizer] * THINNED + [thinned(tokenizer, f"{name}/{i}") for i in range(THINNED)]
-    documents: list[Document] = []
-    for way, part in enumerate(range(0, POOL, POOL // len(ways))):
-        conversations = [
-            conversation(f"{name}/{i}", "train", "train", manner=recipe.manner, late=recipe.late)
-            for i in range(part, part + POOL // len(ways))
-        ]
-        documents += [document for document in encode(conversations, ways[way]) if len(document[0]) <= LONGEST]
-    random.Random(name).shuffle(documents)
-    return documents
+def shares(pool: list[list[Batch]], ranks: int) -> list[list[Step]]:
+    """For each process its part of every step."""
+    counts = [(sum(b.tokens for b in batches), sum(b.labels for b in batches)) for batches in pool]
+    return [
+        [Step(batches[rank::ranks], *count) for batches, count in zip(pool, counts, strict=True)]
+        for rank in range(ranks)
+    ]
 
 
 def produce(recipe: Recipe, queues: list[Queue], first: int) -> None:
@@ -146,8 +147,9 @@ def produce(recipe: Recipe, queues: list[Queue], first: int) -> None:
     parent = multiprocessing.parent_process()
     number = first
     while True:
-        pool = pickle.dumps((number, pool_of(recipe, tokenizer, number)))
-        for queue in queues:
+        for queue, share in zip(queues, shares(pool_of_steps(recipe, tokenizer, number), len(queues)), strict=True):
+            # As bytes: tensors would each go through a file of shared memory, and a pool has hundreds.
+            pool = pickle.dumps((number, share))
             while True:
                 if parent is None or not parent.is_alive():
                     queue.cancel_join_thread()
@@ -161,15 +163,15 @@ def produce(recipe: Recipe, queues: list[Queue], first: int) -> None:
 
 
 def queues(recipe: Recipe, ranks: int, first: int = 0) -> list[Queue]:
-    """A queue for each process of pool after pool, starting at pool `first`, filled by a new process."""
+    """A queue of each process's part of pool after pool, starting at pool `first`, filled by a new process."""
     context = multiprocessing.get_context("spawn")
     filled: list[Queue] = [context.Queue(maxsize=3) for _ in range(ranks)]
     context.Process(target=produce, args=(recipe, filled, first), daemon=True).start()
     return filled
 
 
-def pools(queue: Queue, first: int) -> Iterator[tuple[int, list[Document]]]:
-    """The pools of a queue without end and their numbers. RuntimeError where pools are late or missing."""
+def steps(queue: Queue, first: int) -> Iterator[tuple[int, Step]]:
+    """The steps of a queue without end, with their pool's number. RuntimeError where pools are late or missing."""
     number = first
     while True:
         try:
@@ -178,5 +180,6 @@ def pools(queue: Queue, first: int) -> Iterator[tuple[int, list[Document]]]:
             raise RuntimeError(f"no text has been made for {PATIENCE:g} s") from None
         if found != number:
             raise RuntimeError(f"pool {found} came in place of pool {number}")
-        yield number, pool
+        for step in pool:
+            yield number, step
         number += 1

@@ -45,7 +45,7 @@ def said(value: Value, rng: random.Random) -> str:
 
 def clause_of(operation: Operation, arguments: tuple[Value, ...], values: Values) -> str:
     """The clause that asks for an operation."""
-    frame = worded(values, operation.frames)
+    frame = worded(values, operation.frames, operation.more)
     quoted = "'" in frame
     return frame.format(*(str(a) if quoted else said(a, values.rng) for a in arguments))
 

@@ -10,7 +10,7 @@ from functools import cache, partial
 
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.families import FAMILIES, FURTHER_FAMILIES, HELD_OUT_FAMILIES
+from sirocco.runtime.demo.families import FAMILIES, FURTHER_FAMILIES, HELD_OUT_FAMILIES, LATE_FAMILIES
 from sirocco.runtime.demo.families.family import Family
 from sirocco.runtime.demo.lexicon import words
 from sirocco.runtime.demo.patterns import stand_in
@@ -158,6 +158,7 @@ def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
 
 
 TRAINED_FAMILIES = (*FAMILIES, *FURTHER_FAMILIES)
+UNTESTED_FAMILIES = (*FURTHER_FAMILIES, *LATE_FAMILIES)
 TESTED_FAMILIES = tuple(family for family in FAMILIES if has_unseen(family.frames))
 
 
@@ -167,7 +168,9 @@ def families(values: Values, schemas: Split) -> tuple[Family, ...]:
         return HELD_OUT_FAMILIES
     if values.split == "test":
         return TESTED_FAMILIES
-    return FAMILIES if values.late and values.rng.random() < 0.7 else TRAINED_FAMILIES
+    if not values.late:
+        return TRAINED_FAMILIES
+    return FAMILIES if values.rng.random() < 0.55 else UNTESTED_FAMILIES
 
 
 def family_for(values: Values, schemas: Split) -> Family:
@@ -178,7 +181,7 @@ def family_for(values: Values, schemas: Split) -> Family:
 def everyday(values: Values, schemas: Split) -> Exchange:
     """One request for one everyday function."""
     declared = declare(family_for(values, schemas), values.rng)
-    frame = worded(values, declared.family.frames, novel=schemas == "test")
+    frame = worded(values, declared.family.frames, declared.family.more, novel=schemas == "test")
     declared = disguised(declared, values, frame)
     clause, call = ask(declared, values, frame)
     results = (fitting(declared.family, values),)
@@ -205,7 +208,7 @@ def everyday_followed(values: Values, schemas: Split) -> list[Exchange]:
     family = rng.choice(
         [f for f in families(values, schemas) if ":" in f.parameters and "/" not in f.parameters.split()[0]]
     )
-    frame = worded(values, family.frames, novel=schemas == "test")
+    frame = worded(values, family.frames, family.more, novel=schemas == "test")
     declared = disguised(declare(family, rng), values, frame)
     clause, call = ask(declared, values, frame)
     first = declared.tool.parameters[0].name
@@ -225,11 +228,11 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
 
     def some() -> tuple[Declared, str]:
         family = family_for(values, schemas)
-        frame = worded(values, family.frames, novel=schemas == "test")
+        frame = worded(values, family.frames, family.more, novel=schemas == "test")
         return disguised(declare(family, rng), values, frame), frame
 
     first, frame = some()
-    second, other = first, worded(values, first.family.frames, novel=schemas == "test")
+    second, other = first, worded(values, first.family.frames, first.family.more, novel=schemas == "test")
     if rng.random() > 0.6 or not first.kinds:  # asked twice, a function without parameters is called once
         while second.tool.name == first.tool.name:
             second, other = some()

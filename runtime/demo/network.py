@@ -217,12 +217,8 @@ class Network(nn.Module):
         x = last(x, cos, sin, kept)
         return rms_norm(x, self.norm, self.shape.eps)
 
-    def losses(self, ids: Tensor, targets: Targets) -> Tensor:
-        """The cross-entropy of each target [N] in float32, 0 where it is ignored; ids [B, L] padded on the right."""
+    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
+        """The sum of the cross-entropies of targets, a scalar in float32; ids [B, L] padded on the right."""
         hidden = self.hidden(ids, targets.index).bfloat16()
         logits = F.linear(hidden, self.embedding.bfloat16()).float()
-        return F.cross_entropy(logits, targets.labels, reduction="none")
-
-    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
-        """The sum of the cross-entropies of targets, a scalar in float32."""
-        return self.losses(ids, targets).sum()
+        return F.cross_entropy(logits, targets.labels, reduction="sum")

@@ -142,11 +142,14 @@ def has_unseen(frames: tuple[str, ...]) -> bool:
     return any(unseen(text) for frame in frames for text in wordings(frame))
 
 
-def worded(values: Values, frames: Sequence[str], *, novel: bool = False) -> str:
+def worded(values: Values, frames: Sequence[str], more: Sequence[str] = (), *, novel: bool = False) -> str:
     """A wording of one of the frames that the split may use; training and test share none.
 
-    `novel` frames belong to functions that training never sees, so all of their wordings are unseen.
+    The end of training also uses `more` frames. `novel` frames belong to functions that training never sees, so all of
+    their wordings are unseen.
     """
+    if values.late:
+        frames = (*frames, *more)
     for _ in range(500):
         text = varied(values.rng.choice(frames), values.rng)
         if novel or unseen(text) == (values.split == "test"):

@@ -11,27 +11,14 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sirocco.runtime.demo.batches import (
-    PARTS,
-    Batch,
-    Document,
-    Queue,
-    Recipe,
-    Step,
-    batches,
-    pools,
-    queues,
-    share,
-    steps,
-)
+from sirocco.runtime.demo.batches import PARTS, Queue, Recipe, Step, queues, steps
 from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.network import LoraSettings, Network, Projection, Shape
 from sirocco.runtime.demo.optimizer import Muon
@@ -60,23 +47,21 @@ class Plan:
     lora: LoraSettings | None = None
     begins: str = ""  # the plan from whose weights this one goes on
     late: bool = False  # whether the text is that of the end of training
-    kept: float = 1.0  # the share of conversations that are trained on: the hardest ones
-    kept_from: int = 0  # the step from which the others are left out
 
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=6000, cooldown=0.66, last=0.25, kept=0.35, kept_from=1500),
+    "base": Plan(BASE, steps=5700, tokens=6144, cooldown=0.66, last=0.25),
     "finish": Plan(
         BASE,
-        steps=1500,
+        steps=1800,
+        tokens=6144,
         matrix_lr=0.005,
         vector_lr=0.001,
         warmup=20,
         cooldown=1.0,
         begins="base",
         late=True,
-        kept=0.35,
     ),
     "draft": Plan(Shape(vocab=VOCAB, width=112, layers=3, heads=2, kv_heads=1, hidden=192), steps=2000),
     "lora": Plan(
@@ -186,32 +171,13 @@ class Trainer:
         self.tokens += step.tokens
         return self.sums[0].item()
 
-    @torch.no_grad()
-    def hardest(self, documents: list[Document], tokens: int) -> list[int]:
-        """The numbers of those documents that the network says worst, the plan's share of all; in their order."""
-        losses = torch.zeros(len(documents))
-        for batch in batches(documents, range(len(documents)), tokens)[self.crew.rank :: self.crew.size]:
-            losses[batch.documents] = row_losses(self.network, batch)
-        self.crew.total(losses)
-        count = round(self.plan.kept * len(documents))
-        return sorted(losses.argsort(descending=True, stable=True)[:count].tolist())
-
-    def steps(self, queue: Queue, recipe: Recipe) -> Iterator[Step]:
-        """This process's part of every step, without end."""
-        for number, documents in pools(queue, self.pool):
-            self.pool = number
-            chosen: Iterable[int] = range(len(documents))
-            if self.plan.kept < 1.0 and self.step >= self.plan.kept_from:
-                chosen = self.hardest(documents, recipe.tokens)
-            for step in steps(documents, chosen, recipe, number):
-                yield share(step, self.crew.rank, self.crew.size)
-
-    def run(self, queue: Queue, recipe: Recipe) -> None:
+    def run(self, queue: Queue) -> None:
         """Train to the plan's last step."""
         saved = began = time.monotonic()
         before, since = self.seconds, self.tokens
         total, count = 0.0, 0
-        for step in self.steps(queue, recipe):
+        for pool, step in steps(queue, self.pool):
+            self.pool = pool
             if self.step >= self.plan.steps:
                 break
             total, count = total + self.update(step), count + 1
@@ -231,18 +197,11 @@ class Trainer:
         self.save()
 
 
-def row_losses(network: Network, batch: Batch) -> Tensor:
-    """The sum of each row's losses [B]."""
-    rows, length = batch.ids.shape
-    losses = network.losses(batch.ids, batch.targets)
-    return torch.zeros(rows).index_add_(0, batch.targets.index // length, losses)
-
-
-def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue, recipe: Recipe) -> None:
+def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue) -> None:
     """A further process of a crew."""
     torch.set_num_threads(1)
     try:
-        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue, recipe)
+        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
     except BaseException:
         crew.abandon()
         raise
@@ -256,10 +215,10 @@ def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: in
     filled = queues(recipe, processes, trainer.pool)
     for rank in range(1, processes):
         process = multiprocessing.get_context("spawn").Process(
-            target=work, args=(rank, plan, path, crew, resume, filled[rank], recipe), daemon=True
+            target=work, args=(rank, plan, path, crew, resume, filled[rank]), daemon=True
         )
         process.start()
-    trainer.run(filled[0], recipe)
+    trainer.run(filled[0])
 
 
 def main() -> None:

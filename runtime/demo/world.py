@@ -64,8 +64,18 @@ def fact(values: Values) -> Exchange:
     return Exchange("fact", asked(question, values), answer[0].upper() + answer[1:], facts=(value,))
 
 
-def decline(values: Values) -> Exchange:
-    """A question that the model has no answer to."""
+def invented(subject: str, values: Values) -> str:
+    """A subject with a coined word for its last one: "the sky" becomes "the fomou"."""
+    *before, last = subject.split()
+    word = values.pseudo()
+    return " ".join((*before, word.capitalize() if last[0].isupper() else word))
+
+
+def unknown(values: Values) -> str:
+    """A question beyond the little world; at the end of training often one of its own, about something made up."""
+    if values.late and values.rng.random() < 0.4:
+        relation = values.rng.choice(RELATIONS)
+        return worded(values, relation.questions).format(invented(values.rng.choice(relation.pairs)[0], values))
     fields: dict[str, Value] = {
         "country": values.pseudo().capitalize(),
         "city": values.city(),
@@ -73,4 +83,9 @@ def decline(values: Values) -> Exchange:
         "word": values.word(),
         "pseudo": values.pseudo(),
     }
-    return Exchange("decline", asked(worded(values, UNKNOWN).format(**fields), values), DONT_KNOW, absent=(ANSWERABLE,))
+    return worded(values, UNKNOWN).format(**fields)
+
+
+def decline(values: Values) -> Exchange:
+    """A question that the model has no answer to."""
+    return Exchange("decline", asked(unknown(values), values), DONT_KNOW, absent=(ANSWERABLE,))

@@ -17,6 +17,7 @@ from sirocco.runtime.demo import (
     natural,
     patterns,
     schemas,
+    world,
     wrappers,
 )
 from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
@@ -94,6 +95,31 @@ def test_a_family_is_asked_for_in_the_test_only_where_it_has_a_wording_that_trai
         worded(test, family.frames)
 
 
+MORE = {
+    **{family.names: (family.frames, family.more) for family in families.FAMILIES if has_unseen(family.frames)},
+    **{operation.description: (operation.frames, operation.more) for operation in OPERATIONS},
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_the_end_of_training_asks_in_further_ways_that_are_in_no_test(name: str) -> None:
+    frames, more = MORE[name]
+    late, test = Values(random.Random(5), "train", late=True), Values(random.Random(6), "test")
+    early = {worded(Values(random.Random(7), "train"), frames, more) for _ in range(60)}
+    known = {worded(late, frames, more) for _ in range(120)}
+    assert known & set(more)
+    assert not early & set(more)
+    assert not (known | set(more)) & {worded(test, frames, more) for _ in range(60)}
+
+
+def test_the_end_of_training_declines_questions_of_its_own_world_about_what_is_made_up() -> None:
+    late = Values(random.Random(5), "train", late=True)
+    asked = [world.unknown(late) for _ in range(200)]
+    subjects = {subject for relation in lore.RELATIONS for subject, _ in relation.pairs if " " in subject}
+    assert any(text.startswith("what is the opposite of ") for text in asked)
+    assert not any(subject in text for text in asked for subject in subjects)
+
+
 def test_what_surrounds_a_request_in_training_leaves_some_for_test() -> None:
     train, test = Values(random.Random(5), "train"), Values(random.Random(6), "test")
     known = {shared(train, wrappers.OPENERS) for _ in range(4000)}
@@ -116,7 +142,7 @@ def test_held_out_schemas_are_not_in_training() -> None:
         (schemas.ENUM_PARAMETERS, schemas.HELD_OUT_ENUM),
     ):
         assert not set(pool) & set(other)
-    every = (*families.FAMILIES, *families.FURTHER_FAMILIES)
+    every = (*families.FAMILIES, *families.FURTHER_FAMILIES, *families.LATE_FAMILIES)
     trained = {name for family in every for name in family.names.split("|")}
     unseen = {name for family in families.HELD_OUT_FAMILIES for name in family.names.split("|")}
     assert not trained & unseen
@@ -124,6 +150,7 @@ def test_held_out_schemas_are_not_in_training() -> None:
     assert not set(new_verbs) & {*verbs, *schemas.VERBS}
     assert not set(new_nouns) & {*nouns, *lexicon.NOUNS, *lexicon.WORDS}
     declared = {tool.name for talk in talks(400) for tool in talk.tools}
+    declared |= {tool.name for i in range(400) for tool in conversation(f"l{i}", "train", "train", late=True).tools}
     assert not declared & unseen
     assert not set(patterns.STAND_INS) & {*new_verbs, *new_nouns, *lexicon.HELD_OUT_NOUNS}
     assert not any(held_out(word) for word in patterns.STAND_INS)
