@@ -54,7 +54,7 @@ PLANS = {
     "base": Plan(BASE, steps=5700, tokens=6144, cooldown=0.66, last=0.25),
     "finish": Plan(
         BASE,
-        steps=1800,
+        steps=2200,
         tokens=6144,
         matrix_lr=0.005,
         vector_lr=0.001,
