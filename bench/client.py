@@ -23,6 +23,7 @@ _VISIBLE = re.compile(r"[!-~]*")  # what a request line and a header may hold
 class _Text(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None  # the same as other servers name it
     tool_calls: list[Any] | None = None
 
 
@@ -31,9 +32,14 @@ class _Choice(msgspec.Struct):
     delta: _Text | None = None
 
 
+class _PromptTokens(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: _PromptTokens | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -54,6 +60,7 @@ class Outcome:
     arrivals: list[float] = field(default_factory=list)  # of chunks with text
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None  # of the prompt; None where the server does not say
     error: str | None = None
 
 
@@ -215,6 +222,8 @@ class StreamProtocol(asyncio.Protocol):
         if chunk.usage is not None:
             outcome.prompt_tokens = chunk.usage.prompt_tokens
             outcome.completion_tokens = chunk.usage.completion_tokens
+            if chunk.usage.prompt_tokens_details is not None:
+                outcome.cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens
         if any(_has_text(choice) for choice in chunk.choices):
             outcome.arrivals.append(now)
 
@@ -242,7 +251,7 @@ def _has_text(choice: _Choice) -> bool:
     if choice.text:
         return True
     delta = choice.delta
-    return delta is not None and bool(delta.content or delta.reasoning_content or delta.tool_calls)
+    return delta is not None and bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls)
 
 
 def _split(base_url: str) -> tuple[SplitResult, str]:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+_KINDS = {"Qwen3ForCausalLM": "qwen3", "Qwen3MoeForCausalLM": "qwen3_moe", "LlamaForCausalLM": "llama"}
+
 
 def main() -> int:
     """Write generated tokens a second over the whole round and what the engine says beside."""
@@ -66,7 +68,7 @@ def run_transformers(shape: str, requests: int, prompt_len: int, gen_len: int, d
     api: Any = transformers
     place = choose_device(device)
     fields = dict(SHAPES[shape])
-    kind = {"Qwen3ForCausalLM": "qwen3", "LlamaForCausalLM": "llama"}[fields.pop("architectures")[0]]
+    kind = _KINDS[fields.pop("architectures")[0]]
     dtype = choose_dtype("auto", fields.pop("dtype"), place)
     with place:
         config = api.AutoConfig.for_model(kind, **fields)

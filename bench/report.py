@@ -24,30 +24,33 @@ Columns = Sequence[tuple[str, str]]  # heading, and the key or key.subkey of a r
 
 
 def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> None:
-    """Show a table, on stderr when the JSON goes to stdout, and write the JSON where asked.
+    """Write the JSON where asked, and show a table, on stderr when the JSON goes to stdout.
 
-    Raises `RequestError` when one of them cannot be written, BrokenPipeError when nobody reads it.
+    A file comes first, so that it is there even where nobody can be shown the table. Raises `RequestError` when one of
+    them cannot be written, BrokenPipeError when nobody reads it.
     """
     to_stdout = json_file == "-"
     console = Console(stderr=to_stdout)
     if not console.is_terminal:
         console = Console(stderr=to_stdout, width=_FILE_WIDTH)
+    text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
+    if json_file is not None and not to_stdout:
+        _write_file(json_file, text)
     with _refusals_told("the output"):
         console.print(sheet(rows[0], columns) if len(rows) == 1 else table(rows, columns))
-    if json_file is None:
-        return
-    text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
-    if to_stdout:
-        with _refusals_told("the output"):
+        if to_stdout:
             sys.stdout.buffer.write(text)
             sys.stdout.buffer.flush()
-        return
-    path = Path(json_file)
-    with _refusals_told(json_file):
+
+
+def _write_file(name: str, text: bytes) -> None:
+    path = Path(name)
+    with _refusals_told(name):
         if _is_replaced(path):
             files.replace(_behind_links(path), text)
         else:
-            path.write_bytes(text)
+            with path.open("ab") as file:
+                file.write(text)
 
 
 def table(rows: Sequence[Row], columns: Columns) -> Table:
@@ -76,7 +79,7 @@ def check_writable(json_file: str | None) -> None:
         return
     path = Path(json_file)
     with _refusals_told(json_file):
-        if path.exists():
+        if path.exists() and not path.is_fifo():  # whose reader would take closing it for the end
             path.open("ab").close()
         if _is_replaced(path):
             files.check_replaceable(_behind_links(path))
@@ -93,7 +96,14 @@ def _refusals_told(name: str) -> Iterator[None]:
 
 
 def _is_replaced(path: Path) -> bool:
-    """A file is, in one move, so that older results outlive a full disk; a pipe or a device is written to."""
+    """A file is, in one move, so that older results outlive a full disk; a pipe or a device is written to.
+
+    So is what a descriptor has open, such as /dev/stdout: others write to it too.
+    """
+    while path.is_symlink():
+        if path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc"):
+            return False
+        path = path.parent / path.readlink()
     return path.is_file() or not path.exists()
 
 

@@ -27,6 +27,7 @@ COLUMNS = (
     ("requests/s", "request_throughput"),
     ("output tokens/s", "output_tps"),
     ("total tokens/s", "total_tps"),
+    ("cached prompt tokens", "cached_tokens"),
     ("goodput requests/s", "goodput"),
     *(
         (f"{label} ms {figure}", f"{label.lower()}_ms.{figure}")
@@ -111,12 +112,14 @@ def figures(outcomes: Sequence[Outcome], wall: float, goodput: dict[str, float])
     counted = all(outcome.prompt_tokens for outcome in good)
     prompt_tokens = sum(outcome.prompt_tokens for outcome in good) if counted else None
     output_tokens = sum(_num_tokens(outcome) for outcome in good)
+    cached = [outcome.cached_tokens for outcome in good if outcome.cached_tokens is not None]
     within = sum(1 for outcome in good if _meets(outcome, goodput))
     return {
         "completed": len(good),
         "errors": dict(sorted(errors.items())),
         "duration_s": round(wall, 3),
         "prompt_tokens": prompt_tokens,
+        "cached_tokens": sum(cached) if cached else None,
         "output_tokens": output_tokens,
         "request_throughput": round(len(good) / wall, 3),
         "output_tps": round(output_tokens / wall, 3),

@@ -1,6 +1,7 @@
 """`sirocco bench`: how fast an engine or a server is."""
 
 import argparse
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def _add_throughput(kinds: Any) -> None:
     parser.add_argument("--concurrency", type=positive_list, default=[1, 8, 32], metavar="N,…", help="requests at once")
     parser.add_argument("--iterations", type=positive, default=3, metavar="N", help="measured rounds (3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="N", help="rounds before them (1)")
-    _add_common(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts (0)")
+    _add_json(parser)
     parser.set_defaults(run=_run_throughput)
 
 
@@ -49,12 +51,12 @@ def _add_serve(kinds: Any) -> None:
     parser.add_argument("--dataset", metavar="FILE", help='JSON lines with "prompt" or "messages", "max_tokens"')
     parser.add_argument("--goodput", nargs="+", default=[], metavar="NAME:MS", help="limits, such as ttft:200 itl:50")
     parser.add_argument("--timeout", type=_rate, default=600.0, metavar="S", help="for one request (600)")
-    _add_common(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="of the prompts (another each time)")
+    _add_json(parser)
     parser.set_defaults(run=_run_serve)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0)
+def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the results here, - for stdout")
 
 
@@ -101,7 +103,7 @@ def _run_serve(arguments: argparse.Namespace) -> int:
         dataset=workload.read_dataset(Path(arguments.dataset)) if arguments.dataset else None,
         goodput=workload.parse_goodput(arguments.goodput),
         timeout=arguments.timeout,
-        seed=arguments.seed,
+        seed=secrets.randbelow(2**31) if arguments.seed is None else arguments.seed,
     )
     result = serve.measure(plan)
     report.publish([result], serve.COLUMNS, arguments.json)

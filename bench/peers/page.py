@@ -86,15 +86,19 @@ def _ratios(results: Results) -> str:
 
 def _agreement(results: Results, entry: Entry) -> str:
     """How many greedy tokens equal ours before the first other one: evidence that both computed the same model."""
-    ours = {run.round: run.tokens for run in results.runs if run.engine == OURS and run.tokens}
+    own = results.own_of(entry)
+    if entry.name == OURS or own is None:
+        return ""
+    ours = {run.round: run.tokens for run in results.runs_of(own) if run.tokens}
     shared = [
         (_common(run.tokens, ours[run.round]), min(len(run.tokens), len(ours[run.round])))
-        for run in results.runs
-        if (run.engine, run.variant) == (entry.name, entry.variant) and run.tokens and run.round in ours
+        for run in results.runs_of(entry)
+        if run.tokens and run.round in ours
     ]
-    if entry.name == OURS or not shared:
+    if not shared:
         return ""
-    return f"; its first {min(same for same, _ in shared)} of {shared[0][1]} tokens are ours in every round"
+    whose = "ours" if len(results.all_ours) == 1 else f"those of {own.label}"
+    return f"; its first {min(same for same, _ in shared)} of {shared[0][1]} tokens are {whose} in every round"
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

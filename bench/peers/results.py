@@ -101,17 +101,26 @@ class Results(msgspec.Struct):
         return [entry for entry in self.engines if entry.absent is None]
 
     @property
+    def all_ours(self) -> list[Entry]:
+        """Our engine in every variant that is there."""
+        return [entry for entry in self.present if entry.name == OURS]
+
+    @property
     def ours(self) -> Entry | None:
         """The engine that the others are compared with, if it is there."""
-        return next((entry for entry in self.present if entry.name == OURS), None)
+        return next(iter(self.all_ours), None)
+
+    def own_of(self, entry: Entry) -> Entry | None:
+        """Our engine in the entry's variant, else the one that all are compared with."""
+        return next((own for own in self.all_ours if own.variant == entry.variant), self.ours)
+
+    def runs_of(self, entry: Entry) -> list[Run]:
+        """What was measured of one engine in one variant."""
+        return [run for run in self.runs if (run.engine, run.variant) == (entry.name, entry.variant)]
 
     def samples(self, entry: Entry, metric: str) -> list[Sample]:
         """The samples that count: those that were disturbed only where there are no others."""
-        found = [
-            run.metrics[metric]
-            for run in self.runs
-            if (run.engine, run.variant) == (entry.name, entry.variant) and metric in run.metrics
-        ]
+        found = [run.metrics[metric] for run in self.runs_of(entry) if metric in run.metrics]
         return [sample for sample in found if not sample.disturbed] or found
 
     def median(self, entry: Entry, metric: str) -> float | None:

@@ -231,6 +231,15 @@ def test_sizes_that_are_none(text):
         num_bytes(text)
 
 
+def test_no_two_loads_of_a_server_ask_the_same_unless_told_to(monkeypatch, capsys):
+    seeds = []
+    monkeypatch.setattr("sirocco.bench.serve.measure", lambda bench: seeds.append(bench.seed) or {"completed": 1})
+    for line in ("", "", "--seed 5"):
+        with pytest.raises(SystemExit, match="^0$"):
+            main(["bench", "serve", *line.split()])
+    assert seeds[0] != seeds[1] and seeds[2] == 5
+
+
 def test_serve_defaults_and_repeated_flags():
     plain = build_parser().parse_args(["serve"])
     assert (plain.model, plain.host, plain.port, plain.drain_timeout) == ("demo", "127.0.0.1", 1234, 30.0)

@@ -357,6 +357,16 @@ def test_page_shows_medians_ratios_and_what_is_missing(measured):
     assert "- failed: other bf16, round 1, conc32: it broke" in text
 
 
+def test_tokens_are_compared_with_our_own_variant(measured):
+    measured.engines += [Entry("sirocco", "f32", "0.1"), Entry("other", "f32", "7")]
+    for number in range(3):
+        measured.runs.append(Run("sirocco", "f32", number, {}, tokens=[9, 2, 3, 4]))
+        measured.runs.append(Run("other", "f32", number, {}, tokens=[9, 2, 3, 5]))
+    text = page.page([measured])
+    assert "other bf16: 7; its first 2 of 4 tokens are those of sirocco bf16 in every round" in text
+    assert "other f32: 7; its first 3 of 4 tokens are those of sirocco f32 in every round" in text
+
+
 def test_page_does_without_the_rates_of_the_machine_and_without_ours(measured):
     measured.rates = []
     text = page.page([measured])

@@ -120,12 +120,21 @@ def test_chat_deltas_count():
         {"role": "assistant"},
         {"content": "a"},
         {"reasoning_content": "b"},
+        {"reasoning": "b"},
         {"tool_calls": [{}]},
         {"content": ""},
     ]
     body = b"".join(b"data: " + json.dumps({"choices": [{"delta": delta}]}).encode() + b"\n\n" for delta in chunks)
     _, (outcome,) = ask(chunked(body + b"data: [DONE]\n\n", 100))
-    assert outcome.error is None and len(outcome.arrivals) == 3
+    assert outcome.error is None and len(outcome.arrivals) == 4
+
+
+def test_cached_tokens_are_told_where_the_server_counts_them():
+    usage = {"prompt_tokens": 8, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 5}}
+    for details, cached in ((usage, 5), (usage | {"prompt_tokens_details": None}, None)):
+        _, (outcome,) = ask(chunked(event("a") + event(usage=details) + b"data: [DONE]\n\n", 99))
+        assert outcome.cached_tokens == cached
+        assert figures([outcome, outcome], 1.0, {})["cached_tokens"] == (cached and 2 * cached)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,36 @@ def test_json_goes_through_links_and_into_devices(tmp_path):
     assert Path(os.devnull).is_char_device()
 
 
+def test_a_pipe_stays_open_until_the_results_are_there(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        report.check_writable(str(pipe))
+        report.publish(ROWS, COLUMNS, str(pipe))
+        assert json.loads(reader.communicate(timeout=20)[0]) == ROWS
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_results_for_stdout_by_its_name_go_where_it_stands(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    code = "from sirocco.bench import report; report.publish([{'a': 1}], [('a', 'a')], '/dev/stdout')"
+    with log.open("ab") as out:
+        subprocess.run([sys.executable, "-P", "-c", code], stdout=out, timeout=100, check=True)
+    first, rest = log.read_text().split("\n", 1)
+    assert first == "before" and '"a": 1' in rest and rest.splitlines()[-1].split() == ["a", "1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_results_are_kept_where_the_table_cannot_be_shown(tmp_path):
+    path = tmp_path / "out.json"
+    code = f"from sirocco.bench import report; report.publish([{{'a': 1}}], [('a', 'a')], {str(path)!r})"
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-P", "-c", code]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL, timeout=100, check=False)
+    assert done.returncode == 1 and json.loads(path.read_text()) == [{"a": 1}]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_device_that_is_full():
     report.check_writable("/dev/full")
