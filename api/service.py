@@ -2,11 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sirocco.api.metrics import Metrics
 from sirocco.api.options import ServerOptions
+from sirocco.api.schemas.common import RequestFields
 from sirocco.runtime.errors import (
     EngineUnavailableError,
     ModelNotFoundError,
@@ -14,6 +16,7 @@ from sirocco.runtime.errors import (
     RequestError,
     TemplateError,
 )
+from sirocco.runtime.request import SamplingParams
 from sirocco.runtime.text.tools import ToolParser, tool_parser
 from sirocco.runtime.wire import EngineStats
 
@@ -33,7 +36,7 @@ class Service:
         self.metrics = Metrics(lambda: engine.model_id, self.stats)
         self.created = int(time.time())
         self.draining = False
-        self._num_rendering = 0
+        self._num_preparing = 0
 
     def stats(self) -> EngineStats | None:
         return self.engine.client.stats if self.engine.client.state == "ready" else None
@@ -60,15 +63,40 @@ class Service:
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
     ) -> list[int]:
         """The prompt of a conversation. Raises `OverloadedError` when too many requests wait for theirs."""
-        client = self.engine.client
-        limit = client.info.max_num_seqs + client.info.max_waiting
-        if self._num_rendering + client.num_open >= limit:
-            raise OverloadedError(f"{limit} requests are waiting or running, which is the limit; try again later")
-        self._num_rendering += 1
-        try:
+        with self._places(1):
             return await self.engine.render_chat(messages, tools, **variables)
+
+    async def tokenize(self, prompts: list[str | list[int]], params: SamplingParams) -> list[list[int]]:
+        """Token ids of a request's prompts, of which each will take a place in the queue.
+
+        Raises `OverloadedError` when there are too few, `RequestError` when there never are so many.
+        """
+        limit = self._limit()
+        if len(prompts) > limit:
+            raise RequestError(f"at most {limit} prompts fit into this server, got {len(prompts)}", "prompt")
+        with self._places(len(prompts)):
+            return await self.engine.tokenize_inputs(prompts, whole=not params.truncate_prompt)
+
+    async def tokenize_inputs(self, inputs: list[str | list[int]], truncate: bool) -> list[list[int]]:
+        """Token ids of what one request wants embedded. Raises `OverloadedError` when the queue is full."""
+        with self._places(1):
+            return await self.engine.tokenize_inputs(inputs, truncate, param="input")
+
+    def _limit(self) -> int:
+        info = self.engine.client.info
+        return info.max_num_seqs + info.max_waiting
+
+    @contextmanager
+    def _places(self, count: int) -> Iterator[None]:
+        """Keeps places in the queue for prompts that are being made."""
+        limit = self._limit()
+        if self._num_preparing + self.engine.client.num_open + count > limit:
+            raise OverloadedError(f"{limit} requests are waiting or running, which is the limit; try again later")
+        self._num_preparing += count
+        try:
+            yield
         finally:
-            self._num_rendering -= 1
+            self._num_preparing -= count
 
     def tool_parser(self) -> Callable[[], ToolParser] | None:
         """What reads tool calls in the text of this model, or None when its template knows no tools or is unclear."""
@@ -78,6 +106,16 @@ class Service:
             return tool_parser(self.engine.template.source)
         except TemplateError:
             return None
+
+
+def check_constraints(request: RequestFields) -> None:
+    """Raises `RequestError` for what would change the answer and cannot be done yet."""
+    if request.response_format is not None and request.response_format.type != "text":
+        kind = request.response_format.type
+        raise RequestError(f"response_format of type {kind!r:.64} is not supported yet", "response_format")
+    for name in ("grammar", "adapter"):
+        if getattr(request, name) is not None:
+            raise RequestError(f"{name} is not supported yet", name)
 
 
 def check_stream_options(stream: bool, given: bool) -> None:

@@ -11,6 +11,7 @@ from sirocco.runtime.text.tools import (
     ToolCallStart,
     ToolEvent,
     ToolParser,
+    ToolParserFactory,
     parse_tool_calls,
 )
 
@@ -37,6 +38,11 @@ class OneCallParser:
                 self._ended = True
                 return events[:count]
         return events
+
+
+def one_call(parser: ToolParserFactory) -> ToolParserFactory:
+    """Makes parsers that read an answer up to the end of its first call."""
+    return lambda: OneCallParser(parser())
 
 
 class ToolCallStream:

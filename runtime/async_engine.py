@@ -13,7 +13,7 @@ from typing import Any, overload
 from sirocco.runtime.background import in_background
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.config import ModelConfig, read_config
-from sirocco.runtime.errors import EngineUnavailableError, RequestError, TemplateError
+from sirocco.runtime.errors import ContextLengthError, EngineUnavailableError, RequestError, TemplateError
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.local_client import LocalClient
 from sirocco.runtime.models.registry import class_name
@@ -23,13 +23,14 @@ from sirocco.runtime.stream import RequestStream
 from sirocco.runtime.text.chat import ChatTemplate, TemplateRenderer
 from sirocco.runtime.text.detokenize import Detokenizer
 from sirocco.runtime.text.tokenizer import Tokenizer, load_tokenizer
-from sirocco.runtime.text.tools import tool_parser
+from sirocco.runtime.text.tools import ToolParserFactory, tool_parser
 from sirocco.runtime.wire import EngineOptions
 
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
 
 LONG_TEXT = 50_000  # characters, of all texts of a call: more are tokenised off the event loop
+MAX_CHARS_PER_TOKEN = 128  # on an average over a whole prompt; the longest tokens of vocabularies in use have as many
 
 
 class AsyncEngine:
@@ -86,6 +87,7 @@ class AsyncEngine:
         self._arch = arch
         self._chat_template = chat_template
         self._renderer = TemplateRenderer()
+        self._tokenizing = asyncio.Semaphore(1)  # for long texts, which take a hundred times their size in memory
         self._started = False
 
     async def start(self) -> None:
@@ -127,8 +129,10 @@ class AsyncEngine:
 
     # Requests.
 
-    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestStream:
-        """Hand a prompt to the engine and return its stream.
+    def submit(
+        self, prompt: Prompt, params: SamplingParams | None = None, first_call: ToolParserFactory | None = None
+    ) -> RequestStream:
+        """Hand a prompt to the engine and return its stream; with `first_call` it ends behind the first tool call.
 
         Raises at once, before anything is computed: `RequestError` for what the caller got wrong, `OverloadedError`
         when the queue is full, `EngineUnavailableError` when the engine is not ready.
@@ -137,7 +141,9 @@ class AsyncEngine:
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info)
-        stream = RequestStream(self.client, request, params, lambda: Detokenizer(self.tokenizer, continues=True))
+        stream = RequestStream(
+            self.client, request, params, lambda: Detokenizer(self.tokenizer, continues=True), first_call
+        )
         self.client.add(request, stream)
         return stream
 
@@ -150,7 +156,8 @@ class AsyncEngine:
         if sum(map(len, texts)) < LONG_TEXT:
             return [self.tokenizer.encode(text, add_special_tokens) for text in texts]
         # `encode` of the tokenizers library would hold up all threads (the GIL), its `encode_batch` does not.
-        return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_special_tokens)
+        async with self._tokenizing:
+            return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_special_tokens)
 
     async def render_chat(
         self, messages: list[Message], /, tools: list[dict[str, Any]] | None = None, **variables: Any
@@ -185,12 +192,14 @@ class AsyncEngine:
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
             if isinstance(params, Sequence):
                 raise RequestError("one prompt takes one set of sampling parameters, not a list", "params")
-            (token_ids,) = await self.tokenize_inputs([prompts])  # type: ignore[list-item]
+            whole = params is None or not params.truncate_prompt
+            (token_ids,) = await self.tokenize_inputs([prompts], whole=whole)  # type: ignore[list-item]
             return await self.submit(token_ids, params).result()
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts came with {len(each)} sampling parameters", "params")
-        return await self._generate_all(await self.tokenize_inputs(prompts), each)  # type: ignore[arg-type]
+        whole = not any(one is not None and one.truncate_prompt for one in each)
+        return await self._generate_all(await self.tokenize_inputs(prompts, whole=whole), each)  # type: ignore[arg-type]
 
     async def _generate_all(
         self, prompts: Sequence[list[int]], params: Sequence[SamplingParams | None]
@@ -225,12 +234,19 @@ class AsyncEngine:
         Raises as `submit` does.
         """
         several = [texts] if isinstance(texts, str) else texts
-        vectors = await self.client.embed(await self.tokenize_inputs(several, truncate), dimensions)
+        vectors = await self.client.embed(await self.tokenize_inputs(several, truncate, param="input"), dimensions)
         numbers = [array("f", vector).tolist() for vector in vectors]
         return numbers[0] if isinstance(texts, str) else numbers
 
-    async def tokenize_inputs(self, texts: Sequence[Prompt], truncate: bool = False) -> list[list[int]]:
-        """Token ids of texts, without holding up the event loop; with `truncate` as many of each as the model takes."""
+    async def tokenize_inputs(
+        self, texts: Sequence[Prompt], truncate: bool = False, whole: bool = True, param: str = "prompt"
+    ) -> list[list[int]]:
+        """Token ids of texts, without holding up the event loop; with `truncate` as many of each as the model takes.
+
+        Raises `ContextLengthError` for a text that is to be taken `whole` and is beyond any context at a glance.
+        """
+        if whole and not truncate:
+            _check_lengths(texts, self.client.info.max_model_len, param)
         encoded = iter(await self._encode([text for text in texts if isinstance(text, str)]))
         sequences = [next(encoded) if isinstance(text, str) else list(text) for text in texts]
         if not truncate:
@@ -240,7 +256,7 @@ class AsyncEngine:
 
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
-        (token_ids,) = await self.tokenize_inputs([prompt])
+        (token_ids,) = await self.tokenize_inputs([prompt], whole=params is None or not params.truncate_prompt)
         async with self.submit(token_ids, params) as events:
             async for event in events:
                 yield event
@@ -269,6 +285,15 @@ class AsyncEngine:
         async with contextlib.aclosing(self.stream(prompt, params)) as events:
             async for event in events:
                 yield event
+
+
+def _check_lengths(texts: Sequence[Prompt], max_model_len: int, param: str) -> None:
+    """Tokenising takes time and memory, which a text that cannot fit is not worth."""
+    longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+    if longest > max_model_len * MAX_CHARS_PER_TOKEN:
+        raise ContextLengthError(
+            f"a text has {longest} characters, which is more than a context of {max_model_len} tokens can hold", param
+        )
 
 
 def _truncated(ids: list[int], limit: int) -> list[int]:

@@ -17,6 +17,8 @@ MAX_CHOICES = 128  # of one request; each is a sequence of its own
 MAX_LOGPROBS = 20  # the OpenAI bound
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024  # characters
+MAX_STOP_TOKEN_IDS = 256
+MAX_SALT_LENGTH = 1024  # characters
 MAX_SEED = 2**63
 
 
@@ -66,6 +68,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.top_p == 0.0:
             raise RequestError("top_p must be greater than 0", "top_p")
         _check_stops(self.stop_strings)
+        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+            given = f"got {len(self.stop_token_ids)}"
+            raise RequestError(f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids are allowed, {given}", "stop_token_ids")
         for token_id in self.stop_token_ids:
             _check_int("stop_token_ids", token_id, 0, 2**31 - 1)
         for token_id, bias in (self.logit_bias or {}).items():

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sirocco.runtime.config import ModelConfig
 from sirocco.runtime.errors import ContextLengthError, RequestError
-from sirocco.runtime.request import MAX_SEED, SamplingParams
+from sirocco.runtime.request import MAX_SALT_LENGTH, MAX_SEED, SamplingParams
 from sirocco.runtime.wire import EngineInfo, EngineRequest, Sampling
 
 _T = TypeVar("_T", int, float)
@@ -57,20 +57,25 @@ def checked_ids(given: Sequence[int], vocab_size: int, param: str) -> list[int]:
 
 
 def _check_salt(salt: str | None) -> None:
-    """What cannot be encoded cannot be hashed, nor sent."""
+    """What cannot be encoded cannot be hashed, nor sent; each choice hashes it."""
+    if salt is None:
+        return
     try:
-        _ = None if salt is None else str.encode(salt)
+        str.encode(salt)
     except (TypeError, UnicodeEncodeError):
         raise RequestError("cache_salt must be a text of valid Unicode", "cache_salt") from None
+    if len(salt) > MAX_SALT_LENGTH:
+        raise RequestError(f"cache_salt may have {MAX_SALT_LENGTH} characters, got {len(salt)}", "cache_salt")
 
 
 def _sampling(params: SamplingParams, prompt_len: int, config: ModelConfig, info: EngineInfo) -> Sampling:
     defaults = config.generation
     room = info.max_model_len - prompt_len
     stops = tuple(params.stop_token_ids) if params.ignore_eos else (*config.eos_token_ids, *params.stop_token_ids)
-    for token_id in params.logit_bias or ():
-        if token_id >= info.vocab_size:
-            raise RequestError(f"token id {token_id} is outside the vocabulary of {info.vocab_size}", "logit_bias")
+    for name, given in (("logit_bias", params.logit_bias or ()), ("stop_token_ids", params.stop_token_ids)):
+        for token_id in given:
+            if token_id >= info.vocab_size:
+                raise RequestError(f"token id {token_id} is outside the vocabulary of {info.vocab_size}", name)
     return Sampling(
         max_tokens=min(_first(params.max_tokens, defaults.max_new_tokens, room), room),
         temperature=_first(params.temperature, defaults.temperature, 1.0),

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.errors import GenerationError, RequestCancelledError, SiroccoError
 from sirocco.runtime.request import Choice, FinishReason, Result, SamplingParams, StreamEvent, TokenLogprob, Usage
 from sirocco.runtime.text.detokenize import Detokenizer, StopChecker
+from sirocco.runtime.text.tools import FirstCall, ToolParserFactory
 from sirocco.runtime.wire import EngineRequest, SequenceOutput
 
 MAX_UNREAD_TOKENS = 256  # of a request: with more than these waiting for the reader it is paused
@@ -18,7 +19,7 @@ class _ChoiceState:
 
     __slots__ = ("detokenizer", "finished", "num_tokens", "stops", "unread")
 
-    def __init__(self, detokenizer: Detokenizer, stops: StopChecker | None) -> None:
+    def __init__(self, detokenizer: Detokenizer, stops: StopChecker | FirstCall | None) -> None:
         self.detokenizer = detokenizer
         self.stops = stops
         self.unread: list[SequenceOutput] = []
@@ -26,11 +27,18 @@ class _ChoiceState:
         self.finished = False
 
 
+def _text_end(stops: Sequence[str], first_call: ToolParserFactory | None) -> StopChecker | FirstCall | None:
+    """What watches a choice's text for its end, where there is anything to watch for."""
+    if first_call is not None:
+        return FirstCall(first_call(), StopChecker(stops))
+    return StopChecker(stops) if stops else None
+
+
 class RequestStream:
     """An async iterator of `StreamEvent`. Ending it early (`cancel`, `async with`) stops the request in the engine.
 
     Everything that waits for the reader is joined into one event a choice, and past `MAX_UNREAD_TOKENS` the request is
-    paused until it is read.
+    paused until it is read. With `first_call` a choice ends behind its first tool call, as that parser reads it.
     """
 
     def __init__(
@@ -39,16 +47,20 @@ class RequestStream:
         request: EngineRequest,
         params: SamplingParams,
         detokenizer: Callable[[], Detokenizer],
+        first_call: ToolParserFactory | None = None,
     ) -> None:
         self.prompt_token_ids = request.prompt_token_ids
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.cached_tokens = 0
         self._client = client
         self._id = request.id
-        stops = params.stop_strings
-        self._choices = [_ChoiceState(detokenizer(), StopChecker(stops) if stops else None) for _ in range(request.n)]
+        self._choices = [
+            _ChoiceState(detokenizer(), _text_end(params.stop_strings, first_call)) for _ in range(request.n)
+        ]
         self._num_running = request.n
         self._unread_choices: deque[int] = deque()  # in the order in which their first unread outputs came
+        # Choices that are ahead of the first one, whose first output tells the prompt's log probabilities.
+        self._ahead: list[int] | None = None if params.prompt_logprobs is None else []
         self._num_unread = 0
         self._paused = False
         self._closed = False
@@ -61,7 +73,13 @@ class RequestStream:
     def push(self, output: SequenceOutput) -> None:
         unread = self._choices[output.index].unread
         if not unread:
-            self._unread_choices.append(output.index)
+            if self._ahead is None or output.index == 0:
+                self._unread_choices.append(output.index)
+            else:
+                self._ahead.append(output.index)
+        if output.index == 0 and self._ahead is not None:
+            self._unread_choices += self._ahead
+            self._ahead = None
         unread.append(output)
         self._num_unread += len(output.token_ids)
         if output.finish_reason is None:
@@ -194,9 +212,9 @@ class RequestStream:
         return StreamEvent(index, text, ids, logprobs, reason, None if self._num_running else self._usage())
 
     def _check_stops(
-        self, choice: _ChoiceState, stops: StopChecker, ids: list[int], last: bool
+        self, choice: _ChoiceState, stops: StopChecker | FirstCall, ids: list[int], last: bool
     ) -> tuple[str, int | None]:
-        """Text up to a stop string, token by token, and the number of tokens used where there was one."""
+        """Text up to its end, token by token, and the number of tokens used where it ended before its tokens."""
         text = ""
         for number, token_id in enumerate(ids, 1):
             piece, stopped = stops.push(choice.detokenizer.push((token_id,)))
@@ -209,7 +227,7 @@ class RequestStream:
             if stopped:
                 return text, len(ids)
             text += stops.finish()
-            if stops.matched is not None:
+            if stops.ended:
                 return text, len(ids)
         return text, None
 

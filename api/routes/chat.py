@@ -22,8 +22,8 @@ from sirocco.api.schemas.chat import (
     Message,
     RequestMessage,
 )
-from sirocco.api.service import FINGERPRINT, Service, check_stream_options, new_id
-from sirocco.api.tool_calls import OneCallParser, ToolCallStream, whole_calls
+from sirocco.api.service import FINGERPRINT, Service, check_constraints, check_stream_options, new_id
+from sirocco.api.tool_calls import ToolCallStream, one_call, whole_calls
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.request import Choice, SamplingParams, StreamEvent
 from sirocco.runtime.text.chat import RESERVED_VARIABLES
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _decoder = msgspec.json.Decoder(ChatRequest)
 _RESERVED_KWARGS = RESERVED_VARIABLES | {"chat_template", "tokenize"}
 _NO_THINKING = frozenset({"off", "none"})
+_EFFORTS = _NO_THINKING | {"minimal", "low", "medium", "high", "xhigh"}
 
 
 async def chat_completions(service: Service, exchange: Exchange) -> None:
@@ -43,12 +44,15 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
     model = service.admit(request.model)
     params = chat_params(request)
     tools = _tools(request)
-    parser = _tool_parser(service, request) if tools else None
+    parser = service.tool_parser() if tools else None
+    first_call = parser if request.parallel_tool_calls is False else None
+    if first_call is not None:
+        parser = one_call(first_call)
     variables = _template_kwargs(request)
     async with exchange.watched():
         messages = await exchange.work_through(_messages, request)
         prompt = await service.render(messages, tools, variables)
-        async with service.engine.submit(prompt, params) as stream:
+        async with service.engine.submit(prompt, params, first_call) as stream:
             with service.metrics.request(exchange.arrived, params.n) as meter:
                 if request.stream:
                     include_usage = request.stream_options is not None and request.stream_options.include_usage is True
@@ -71,9 +75,7 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
 def chat_params(request: ChatRequest) -> SamplingParams:
     """The sampling parameters of a chat request. Raises `RequestError` for values out of range or not supported yet."""
     check_stream_options(bool(request.stream), request.stream_options is not None)
-    if request.response_format is not None and request.response_format.type != "text":
-        kind = request.response_format.type
-        raise RequestError(f"response_format of type {kind!r:.64} is not supported yet", "response_format")
+    check_constraints(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs is only allowed when logprobs is true", "top_logprobs")
     if not 0 <= (request.top_logprobs or 0) <= 20:
@@ -99,15 +101,11 @@ def _tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return [msgspec.to_builtins(tool) for tool in request.tools]
 
 
-def _tool_parser(service: Service, request: ChatRequest) -> Callable[[], ToolParser] | None:
-    parser = service.tool_parser()
-    if parser is None or request.parallel_tool_calls is not False:
-        return parser
-    return lambda: OneCallParser(parser())
-
-
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
+    try:
+        return [_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
+    except RecursionError:
+        raise RequestError("the arguments of a tool call are nested too deeply", "messages") from None
 
 
 def _message(message: RequestMessage, where: str) -> dict[str, Any]:
@@ -141,10 +139,13 @@ def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
         kwargs["enable_thinking"] = request.enable_thinking
     if request.reasoning_effort is not None:
         effort = request.reasoning_effort.strip().lower()
+        effort = "xhigh" if effort == "max" else effort
+        if effort not in _EFFORTS:
+            raise RequestError(f"reasoning_effort {request.reasoning_effort!r:.64} is unknown", "reasoning_effort")
         thinks = effort not in _NO_THINKING
         if kwargs.setdefault("enable_thinking", thinks) != thinks:
             raise RequestError("reasoning_effort contradicts enable_thinking", "reasoning_effort")
-        kwargs["reasoning_effort"] = effort
+        kwargs["reasoning_effort"] = kwargs["reasoning_strength"] = effort
     return kwargs
 
 

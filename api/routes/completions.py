@@ -13,7 +13,7 @@ from sirocco.api.logprobs import Echo, LegacyLogprobs, join
 from sirocco.api.metrics import RequestMeter
 from sirocco.api.sampling import sampling_params, usage_body
 from sirocco.api.schemas.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
-from sirocco.api.service import FINGERPRINT, Service, check_stream_options, new_id
+from sirocco.api.service import FINGERPRINT, Service, check_constraints, check_stream_options, new_id
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.request import Choice, Result, SamplingParams, StreamEvent, Usage
 
@@ -35,8 +35,11 @@ async def completions(service: Service, exchange: Exchange) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(exchange.watched())
         prompts = await exchange.work_through(prompts_of, request)
-        sequences = await service.engine.tokenize_inputs(prompts)
-        streams = [await stack.enter_async_context(service.engine.submit(ids, params)) for ids in sequences]
+        sequences = await service.tokenize(prompts, params)
+        streams = []
+        for ids in sequences:
+            streams.append(await stack.enter_async_context(service.engine.submit(ids, params)))
+            await asyncio.sleep(0)  # many choices take a while, and others have their turn
         meters = [stack.enter_context(service.metrics.request(exchange.arrived, params.n)) for _ in streams]
         echoes = [
             _echo(prompt, len(ids), stream, service.engine.tokenizer) if request.echo else Echo()
@@ -78,6 +81,7 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
 def completion_params(request: CompletionRequest) -> SamplingParams:
     """The sampling parameters of a request. Raises `RequestError` for values out of range or not supported."""
     check_stream_options(bool(request.stream), request.stream_options is not None)
+    check_constraints(request)
     if request.suffix:
         raise RequestError("suffix is not supported", "suffix")
     if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):

@@ -23,7 +23,7 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
         raise RequestError(f"dimensions must be at least 1, got {request.dimensions}", "dimensions")
     async with exchange.watched():
         inputs = await exchange.work_through(inputs_of, request.input)
-        sequences = await service.engine.tokenize_inputs(inputs, bool(request.truncate_sequence))
+        sequences = await service.tokenize_inputs(inputs, bool(request.truncate_sequence))
         vectors = await service.engine.client.embed(sequences, request.dimensions)
     show = _as_base64 if request.encoding_format == "base64" else _as_floats
     num_tokens = sum(map(len, sequences))

@@ -51,10 +51,6 @@ class ToolDefinition(msgspec.Struct):
     function: FunctionDefinition
 
 
-class ResponseFormat(msgspec.Struct):
-    type: str = "text"
-
-
 class ChatRequest(RequestFields, kw_only=True):
     messages: Annotated[list[RequestMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
@@ -63,7 +59,6 @@ class ChatRequest(RequestFields, kw_only=True):
     tools: list[ToolDefinition] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None

@@ -1,5 +1,7 @@
 """What chat and legacy completions share on the wire."""
 
+from typing import Any
+
 import msgspec
 
 
@@ -29,12 +31,19 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
 
 
+class ResponseFormat(msgspec.Struct):
+    type: str = "text"
+
+
 class RequestFields(SamplingFields, kw_only=True):
-    """Request fields about which model answers and how."""
+    """Request fields about which model answers and how. `grammar` and `adapter` are known in order to be refused."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    grammar: Any = None
+    adapter: Any = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sirocco.runtime.text.tokenizer import Tokenizer
 
@@ -96,6 +97,13 @@ class _WindowStream:
         return self._tokenizer.decode(self._ids, self._skip)[len(shown) :]
 
 
+@lru_cache(maxsize=64)
+def _stop_patterns(stops: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds one of the stops and what finds one of their first characters; the same for all choices."""
+    first_chars = sorted({stop[0] for stop in stops})
+    return re.compile("|".join(map(re.escape, stops))), re.compile("|".join(map(re.escape, first_chars)))
+
+
 class StopChecker:
     """Watches text that arrives in pieces for stop strings; the result does not depend on the pieces.
 
@@ -110,8 +118,11 @@ class StopChecker:
         self._held = ""
         self.matched: str | None = None
         if self._stops:
-            self._pattern = re.compile("|".join(map(re.escape, self._stops)))
-            self._first_chars = re.compile("|".join(re.escape(char) for char in sorted({s[0] for s in self._stops})))
+            self._pattern, self._first_chars = _stop_patterns(self._stops)
+
+    @property
+    def ended(self) -> bool:
+        return self.matched is not None
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that may be shown, and whether a stop was found (then nothing more will ever be shown)."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from sirocco.runtime.text.detokenize import StopChecker
 from sirocco.runtime.text.hermes import HermesParser
 from sirocco.runtime.text.tokenizer import Tokenizer
 from sirocco.runtime.text.tool_events import (
@@ -17,6 +18,7 @@ from sirocco.runtime.text.tool_events import (
 
 __all__ = [
     "ContentDelta",
+    "FirstCall",
     "HermesParser",
     "ToolCall",
     "ToolCallArguments",
@@ -63,6 +65,31 @@ def tool_parser(source: str | Tokenizer | None) -> ToolParserFactory | None:
     if "<tool_call>" in text and "<function=" not in text and "<arg_key>" not in text:
         return HermesParser
     return None
+
+
+class FirstCall:
+    """Watches text as `StopChecker` does, and ends it behind its first well-formed call too."""
+
+    __slots__ = ("_called", "_parser", "_stops")
+
+    def __init__(self, parser: ToolParser, stops: StopChecker) -> None:
+        self._parser = parser
+        self._stops = stops
+        self._called = False
+
+    @property
+    def ended(self) -> bool:
+        return self._called or self._stops.ended
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that may be shown, and whether it ends with it."""
+        shown, _ = self._stops.push(text)
+        self._called = self._called or any(isinstance(event, ToolCallEnd) for event in self._parser.push(shown))
+        return shown, self.ended
+
+    def finish(self) -> str:
+        """What was held back, up to a stop within it."""
+        return self._stops.finish()
 
 
 def _marker_tokens(tokenizer: Tokenizer) -> str:

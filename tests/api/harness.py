@@ -11,6 +11,7 @@ from sirocco.api.app import App, create_app
 from sirocco.api.options import ServerOptions
 from sirocco.runtime.errors import RequestError, SiroccoError
 from sirocco.runtime.request import Choice, Result, SamplingParams, StreamEvent, TokenLogprob, Usage
+from sirocco.runtime.text.tools import ToolParserFactory
 from sirocco.runtime.wire import EngineInfo, EngineStats
 
 CHAT = "/v1/chat/completions"
@@ -175,7 +176,9 @@ class FakeEngine:
         self.rendered: list[tuple[list[dict[str, Any]], Any, dict[str, Any]]] = []
         self.render_gate: asyncio.Event | None = None  # holds every render back until it is set
 
-    def submit(self, prompt: str | Sequence[int], params: SamplingParams) -> FakeStream:
+    def submit(
+        self, prompt: str | Sequence[int], params: SamplingParams, first_call: ToolParserFactory | None = None
+    ) -> FakeStream:
         if self.submit_error is not None:
             raise self.submit_error
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -187,7 +190,9 @@ class FakeEngine:
         self.streams.append(stream)
         return stream
 
-    async def tokenize_inputs(self, texts: Sequence[str | list[int]], truncate: bool = False) -> list[list[int]]:
+    async def tokenize_inputs(
+        self, texts: Sequence[str | list[int]], truncate: bool = False, whole: bool = True, param: str = "prompt"
+    ) -> list[list[int]]:
         return [self.tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
 
     async def render_chat(

@@ -149,7 +149,14 @@ def test_messages_reach_the_template():
     assert seen[0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert seen[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
     assert seen[2] == {"role": "tool", "content": "3", "tool_call_id": "1", "name": "f"}
-    assert tools is None and kwargs == {"x": 1, "enable_thinking": True, "reasoning_effort": "low"}
+    assert tools is None and kwargs == {
+        "x": 1,
+        "enable_thinking": True,
+        "reasoning_effort": "low",
+        "reasoning_strength": "low",
+    }
+    ask(CHAT, {"messages": messages, "reasoning_effort": " MAX"}, engine=engine)
+    assert engine.rendered[1][2]["reasoning_effort"] == "xhigh"
 
 
 def test_tool_call_whole():
@@ -286,6 +293,9 @@ BAD = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
     ({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort"),
+    ({"reasoning_effort": "banana"}, "reasoning_effort"),
+    ({"grammar": {"type": "regex", "value": "a"}}, "grammar"),
+    ({"adapter": "pirate"}, "adapter"),
 ]
 
 

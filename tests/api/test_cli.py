@@ -235,7 +235,7 @@ def test_no_two_loads_of_a_server_ask_the_same_unless_told_to(monkeypatch, capsy
     seeds = []
     monkeypatch.setattr("sirocco.bench.serve.measure", lambda bench: seeds.append(bench.seed) or {"completed": 1})
     for line in ("", "", "--seed 5"):
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(["bench", "serve", *line.split()])
     assert seeds[0] != seeds[1] and seeds[2] == 5
 

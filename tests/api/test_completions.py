@@ -119,6 +119,13 @@ def test_a_failing_prompt_ends_all():
     assert complete(["a", "b"], engine).status == 500
 
 
+def test_prompts_that_find_no_room_are_not_even_tokenised():
+    engine = FakeEngine()
+    engine.client.num_open = 15
+    engine.tokenizer.encode = None
+    assert complete(["a", "b"], engine).status == 429
+
+
 def test_a_full_queue_cancels_the_prompts_before():
     class Full(FakeEngine):
         def submit(self, prompt, params):
@@ -146,7 +153,11 @@ def test_a_full_queue_cancels_the_prompts_before():
         ({"prompt": [2**40]}, "prompt"),
         ({"prompt": None}, "prompt"),
         ({"prompt": ["a"] * 1025}, "prompt"),
+        ({"prompt": ["a"] * 17}, "prompt"),  # more than would ever fit into the queue
         ({"suffix": "x"}, "suffix"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"grammar": {"type": "regex", "value": "a"}}, "grammar"),
+        ({"adapter": "pirate"}, "adapter"),
         ({"best_of": 3}, "best_of"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),

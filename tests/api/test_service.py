@@ -126,7 +126,7 @@ def test_choices_that_were_cut_short_are_counted(path, stream):
 
 def test_refused_embeddings_are_counted():
     class Full(FakeEngine):
-        async def tokenize_inputs(self, texts, truncate=False):
+        async def tokenize_inputs(self, texts, truncate=False, **_):
             raise OverloadedError("full")
 
     async def main():

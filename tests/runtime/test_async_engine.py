@@ -175,6 +175,19 @@ def test_an_unread_stream_is_paused_and_goes_on_when_read(engine):
     on_loop(engine, body)
 
 
+def test_a_text_beyond_any_context_is_refused_before_it_is_tokenised(engine, monkeypatch):
+    async def body(inner: AsyncEngine) -> None:
+        text = "a " * inner.client.info.max_model_len * 64 + "a"
+        cut = await inner.generate(text, SamplingParams(max_tokens=1, truncate_prompt=True))
+        assert cut.usage.prompt_tokens == inner.client.info.max_model_len - 1
+        monkeypatch.setattr(inner, "_encode", None)
+        for asked in (inner.generate(text), inner.generate(["a", text]), anext(inner.stream(text))):
+            with pytest.raises(ContextLengthError, match="characters"):
+                await asked
+
+    on_loop(engine, body)
+
+
 def test_the_queue_is_bounded(engine):
     async def body(inner: AsyncEngine) -> None:
         limit = inner.client.info.max_num_seqs + inner.client.info.max_waiting

@@ -3,7 +3,7 @@
 import pytest
 
 from sirocco.runtime.config import make_config
-from sirocco.runtime.errors import ContextLengthError
+from sirocco.runtime.errors import ContextLengthError, RequestError
 from sirocco.runtime.request import MAX_SEED, SamplingParams
 from sirocco.runtime.resolve import resolve_request
 from sirocco.runtime.wire import EngineInfo, EngineRequest
@@ -44,6 +44,22 @@ def test_a_prompt_is_whole_unless_it_may_be_cut() -> None:
     assert resolve(99, SamplingParams(max_tokens=40)).sampling.max_tokens == 1
     with pytest.raises(ContextLengthError):
         resolve(100, SamplingParams(max_tokens=40))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stop_token_ids", [5] * 257), ("stop_token_ids", [1000]), ("cache_salt", "x" * 1025)],
+    ids=["many", "outside", "long"],
+)
+def test_what_each_choice_would_keep_is_bounded(name: str, value: object) -> None:
+    with pytest.raises(RequestError) as refused:
+        resolve(3, SamplingParams(n=128, **{name: value}))
+    assert refused.value.param == name
+
+
+def test_what_each_choice_keeps_may_be_as_large_as_its_bound() -> None:
+    request = resolve(3, SamplingParams(stop_token_ids=[999] * 256, cache_salt="x" * 1024, ignore_eos=True))
+    assert request.sampling.stop_token_ids == (999,) * 256
 
 
 @pytest.mark.parametrize("seed", [-MAX_SEED, -1, 0, 1, MAX_SEED - 1])
