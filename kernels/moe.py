@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sirocco.kernels.backend import use_native, use_triton
 from sirocco.kernels.linear import PackedWeight
@@ -125,22 +126,25 @@ def clamped_swiglu_torch(gate_up: Tensor, alpha: float, limit: float) -> Tensor:
     return torch.sigmoid(gate * alpha).mul_(gate).mul_(up.clamp(-limit, limit).add_(1))
 
 
-def apply_experts(x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor]) -> Tensor:
+def apply_experts(
+    x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor], row_multiple: int = 1
+) -> Tensor:
     """Return the weighted sum [T, C] of each token's experts `down(activation(up(x)))` of x [T, C].
 
     Tokens are sorted by expert, so that each expert multiplies its rows once and without padding, and an expert without
     rows is not touched. A token's outputs are summed in the order of its routing, whatever else is in the batch.
+    `row_multiple` pads an expert's rows, where the product of a row depends on how many there are.
     """
     if experts.stacks is not None and use_triton(x):
         from sirocco.kernels.triton import moe  # triton is absent on macOS
 
         biases = experts.up_bias, experts.down_bias
         return moe.apply_experts(x, routing.experts, routing.weights, *experts.stacks, *biases, activation)
-    return apply_experts_torch(x, routing, experts, activation)
+    return apply_experts_torch(x, routing, experts, activation, row_multiple)
 
 
 def apply_experts_torch(
-    x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor]
+    x: Tensor, routing: Routing, experts: Experts, activation: Callable[[Tensor], Tensor], row_multiple: int = 1
 ) -> Tensor:
     """The definition of `apply_experts`."""
     num_tokens, top_k = routing.experts.shape
@@ -148,8 +152,8 @@ def apply_experts_torch(
     order = chosen.argsort(stable=True)
     groups = _groups(chosen, len(experts.up))
     rows = x.index_select(0, order // top_k)
-    rows = activation(_grouped_matmul(rows, groups, experts.up, experts.up_bias))
-    rows = _grouped_matmul(rows, groups, experts.down, experts.down_bias)
+    rows = activation(_grouped_matmul(rows, groups, experts.up, experts.up_bias, row_multiple))
+    rows = _grouped_matmul(rows, groups, experts.down, experts.down_bias, row_multiple)
     outputs = torch.empty_like(rows).index_copy_(0, order, rows).view(num_tokens, top_k, -1)
     out: Tensor = torch.bmm(routing.weights.to(x.dtype)[:, None], outputs).squeeze(1)
     return out
@@ -162,7 +166,11 @@ def _groups(chosen: Tensor, num_experts: int) -> list[tuple[int, int]]:
 
 
 def _grouped_matmul(
-    rows: Tensor, groups: list[tuple[int, int]], weights: Sequence[ExpertWeight], biases: Tensor | None
+    rows: Tensor,
+    groups: list[tuple[int, int]],
+    weights: Sequence[ExpertWeight],
+    biases: Tensor | None,
+    row_multiple: int,
 ) -> Tensor:
     """Multiply each run of rows [R, K] by its expert's matrix: [R, N]."""
     packed = [getattr(weights[expert], "packed", None) for expert, _ in groups]
@@ -174,10 +182,14 @@ def _grouped_matmul(
     parts = rows.split([count for _, count in groups])
     return torch.cat(
         [
-            weights[expert].matmul(part, None if biases is None else biases[expert])
-            for part, (expert, _) in zip(parts, groups, strict=True)
+            weights[expert].matmul(_padded(part, row_multiple), None if biases is None else biases[expert])[:count]
+            for part, (expert, count) in zip(parts, groups, strict=True)
         ]
     )
+
+
+def _padded(rows: Tensor, multiple: int) -> Tensor:
+    return rows if len(rows) % multiple == 0 else F.pad(rows, (0, 0, 0, -len(rows) % multiple))
 
 
 def _only_groups(scores: Tensor, group_scores: Tensor, top_groups: int, otherwise: float) -> Tensor:

@@ -13,6 +13,7 @@ from sirocco.kernels.attention import check_attention
 from sirocco.kernels.bidirectional import check_bidirectional_attention
 from sirocco.kernels.mamba import check_mamba
 from sirocco.kernels.mla import check_latent_attention
+from sirocco.runtime.activations import step_bytes
 from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.core import Core, EngineCore
 from sirocco.runtime.embed_core import EmbedCore
@@ -47,7 +48,10 @@ logger = logging.getLogger("sirocco.engine")
 
 BLOCK_SIZE = 16
 CPU_KV_MEMORY = 4 << 30  # at most; and no more than a quarter of what is available
-GPU_KV_SHARE = 0.9  # of what is free once the weights are loaded
+GPU_KV_SHARE = 0.9  # of what is free once the weights are loaded, at most
+GPU_KV_LEAST = 0.5  # of it, however much a step may take
+GPU_SLACK = 512 << 20  # for captured steps and the libraries' own
+STEP_MARGIN = 1.25  # of what a step is estimated to take
 TOKEN_BUDGET = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes: what a running stream waits for
 
@@ -96,7 +100,7 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
         spec.caches,
         BLOCK_SIZE,
         loaded.dtype.itemsize,
-        options.kv_memory if options.kv_memory is not None else _default_kv_memory(loaded.device),
+        _default_kv_memory(loaded, token_budget, options) if options.kv_memory is None else options.kv_memory,
         options.max_num_seqs,
         min(spec.max_model_len, options.max_model_len or spec.max_model_len),
         token_budget,
@@ -170,6 +174,11 @@ def _regimes(spec: ModelSpec) -> Regimes | None:
     return Regimes(partial(rope_regime, spec), partial(regime_limit, spec))
 
 
+def gpu_kv_memory(free: int, step: int) -> int:
+    """Bytes for caches on a GPU where `free` are left by the weights and a step may take about `step`."""
+    return int(max(min(free * GPU_KV_SHARE, free - step * STEP_MARGIN - GPU_SLACK), free * GPU_KV_LEAST))
+
+
 def _check_operators(layers: Iterable[BlockSpec], dtype: torch.dtype, device: torch.device) -> None:
     for mixer in {block.mixer for block in layers}:
         try:
@@ -187,11 +196,14 @@ def _check_operators(layers: Iterable[BlockSpec], dtype: torch.dtype, device: to
             raise ModelLoadError(str(error)) from None
 
 
-def _default_kv_memory(device: torch.device) -> int:
+def _default_kv_memory(loaded: LoadedModel, token_budget: int, options: EngineOptions) -> int:
+    device = loaded.device
     match device.type:
         case "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            return int(free * GPU_KV_SHARE)
+            return gpu_kv_memory(
+                free, step_bytes(loaded.spec, token_budget, options.max_num_seqs, loaded.dtype.itemsize)
+            )
         case "mps":
             return int(torch.mps.recommended_max_memory() * GPU_KV_SHARE) - torch.mps.current_allocated_memory()
         case _:

@@ -30,6 +30,9 @@ class Runner(Protocol):
 
     def fetch(self, step: Any) -> StepResult: ...
 
+    def check_device(self) -> None:
+        """Raises where the device will compute nothing any more, after a step that failed."""
+
 
 class Core(Protocol):
     """What the loop drives: takes commands, and advances until there is nothing to do."""
@@ -105,6 +108,7 @@ class EngineCore:
 
     def _fail(self, plan: Plan, error: Exception) -> list[SequenceOutput]:
         logger.error("a step of %d rows failed", len(plan.slots), exc_info=error)
+        self.runner.check_device()
         reason = "ran out of memory" if _out_of_memory(error) else "failed"
         return self.scheduler.fail(plan, f"the engine {reason} while computing this request")
 

@@ -53,7 +53,7 @@ class Embedder:
         Raises `RequestError` for an empty sequence, an id that is out of range or dimensions that the model does not
         offer, `ContextLengthError` for a sequence longer than `max_len`.
         """
-        self._check(sequences, dimensions)
+        self.check(sequences, dimensions)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         out = torch.empty(len(sequences), self.width)
         for chosen in _batches([len(sequences[i]) for i in order], self.max_tokens):
@@ -70,7 +70,8 @@ class Embedder:
         token_ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
         return self.stages(self.backbone.hidden(token_ids, lengths), torch.tensor(lengths, device=device))
 
-    def _check(self, sequences: Sequence[Sequence[int]], dimensions: int | None) -> None:
+    def check(self, sequences: Sequence[Sequence[int]], dimensions: int | None = None) -> None:
+        """Raises what `embed` would."""
         for number, sequence in enumerate(sequences):
             if not sequence:
                 raise RequestError(f"input {number} is empty", "input")

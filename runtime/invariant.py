@@ -5,10 +5,14 @@ padded, and each token attends as a row of its own, whose shape follows from its
 costs as much as its tokens one by one, in groups of `PANEL`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sirocco.kernels.attention import AttentionBatch
+from sirocco.runtime.models.decoder import Decoder
+from sirocco.runtime.models.moe import MoeFfn
 from sirocco.runtime.models.step import Placement
 from sirocco.runtime.runner import Batch, ModelRunner
 
@@ -17,6 +21,12 @@ PANEL = 16
 
 class InvariantRunner(ModelRunner):
     """A `ModelRunner` whose forward and output head work on panels of fixed shape."""
+
+    def __init__(self, model: Decoder, *arguments: Any, **options: Any) -> None:
+        super().__init__(model, *arguments, **options)
+        for module in model.modules():
+            if isinstance(module, MoeFfn):
+                module.row_multiple = PANEL  # how many rows an expert has depends on the other tokens
 
     def forward(self, batch: Batch) -> Tensor:
         rows = [row for row, count in enumerate(batch.attention.query_lens) for _ in range(count)]

@@ -52,18 +52,18 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_salt: str | None = None
 
     def __post_init__(self) -> None:
-        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _check_number("temperature", self.temperature, 0.0, 100.0)
-        _check_int("top_k", self.top_k, -1, 2**31 - 1)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
+        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
+        _check_number("temperature", self.temperature, 0.0, 100.0, optional=True)
+        _check_int("top_k", self.top_k, -1, 2**31 - 1, optional=True)
+        _check_number("top_p", self.top_p, 0.0, 1.0, optional=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0, optional=True)
+        _check_number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, optional=True)
         _check_int("n", self.n, 1, MAX_CHOICES)
-        _check_int("seed", self.seed, -MAX_SEED, MAX_SEED - 1)
+        _check_int("seed", self.seed, -MAX_SEED, MAX_SEED - 1, optional=True)
         _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
+        _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
+        _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, optional=True)
         _check_int("priority", self.priority, -(2**31), 2**31 - 1)
         if self.top_p == 0.0:
             raise RequestError("top_p must be greater than 0", "top_p")
@@ -82,8 +82,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-def _check_int(name: str, value: int | None, low: int, high: int) -> None:
-    if value is None:
+def _check_int(name: str, value: int | None, low: int, high: int, *, optional: bool = False) -> None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise RequestError(f"{name} must be an integer, got {value!r}", name)
@@ -91,8 +91,8 @@ def _check_int(name: str, value: int | None, low: int, high: int) -> None:
         raise RequestError(f"{name} must be between {low} and {high}, got {value}", name)
 
 
-def _check_number(name: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
+def _check_number(name: str, value: float | None, low: float, high: float, *, optional: bool = False) -> None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(f"{name} must be a number, got {value!r}", name)

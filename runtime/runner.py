@@ -135,6 +135,11 @@ class ModelRunner:
         """Steps of decodes that no capture held, so that they ran kernel by kernel."""
         return 0 if self._graphs is None else self._graphs.misses
 
+    def check_device(self) -> None:
+        """Raises what a CUDA device raises for ever once a kernel of this process went wrong on it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @torch.inference_mode()
     def launch(self, plan: Plan) -> Step:
         """Run the forward and draw the tokens; nothing here waits for the device."""

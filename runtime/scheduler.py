@@ -282,8 +282,14 @@ class Scheduler:
         request.border = (len(request.token_ids) - 1) // self.prefix.border * self.prefix.border
 
     def _set_regime(self, request: Request, regimes: Regimes) -> None:
-        """The regime of what it has by now. Blocks are shared within a regime only."""
-        regime = regimes.of(len(request.token_ids))
+        """The regime of its prompt, and once that is outgrown of what it has by then; nothing else may change it.
+
+        Blocks are shared within a regime only.
+        """
+        length = len(request.token_ids)
+        if request.num_cached is not None and length <= (request.regime_limit or length):
+            return  # was admitted before
+        regime = regimes.of(length)
         if regime != request.regime:
             request.regime = regime
             request.root = root_digest(request.salt, regime)

@@ -129,6 +129,8 @@ class RowExperts(nn.Module):
 class MoeFfn(nn.Module):
     """Each token passes the experts that the router chooses for it, and the shared feed-forward where there is one."""
 
+    row_multiple = 1  # rows of an expert are padded to, where a token's numbers must not depend on others'
+
     def __init__(self, spec: MoeSpec, width: int) -> None:
         super().__init__()
         self.router = Router(spec, width)
@@ -138,7 +140,7 @@ class MoeFfn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, C] to [T, C]."""
-        out = apply_experts(x, self.router(x), self.experts.matrices(), self.activation)
+        out = apply_experts(x, self.router(x), self.experts.matrices(), self.activation, self.row_multiple)
         return out if self.shared is None else out.add_(self.shared(x))
 
 

@@ -15,11 +15,19 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+DENSE, EXPERTS = "qwen3-tied-head80-biases", "qwen3-moe"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(DENSE, "float32"), (DENSE, "bfloat16"), (EXPERTS, "float32"), (EXPERTS, "bfloat16")],
+    ids=str,
+)
 def loaded(request, tmp_path_factory):
+    case, dtype = request.param
     folder = tmp_path_factory.mktemp("invariant")
-    save_model(CASES["qwen3-tied-head80-biases"], folder)
-    return load_model(folder, request.param, "cpu")
+    save_model(CASES[case], folder)
+    return load_model(folder, dtype, "cpu")
 
 
 def recorded(core) -> dict[tuple[int, int], torch.Tensor]:

@@ -46,7 +46,8 @@ class FakeRunner:
         self.states: dict[int, bytes] = {}
         self.snapshots: dict[int, bytes] = {}
         self.computed_tokens = 0
-        self.regime_of: Callable[[int], int] = lambda length: 0
+        self.fits: Callable[[int, int], bool] = lambda regime, length: regime == 0
+        self.regimes: set[tuple[int, int]] = set()  # of each seed
 
     def launch(self, plan: Plan) -> StepResult:
         assert plan.num_tokens <= self.max_step_tokens
@@ -55,6 +56,7 @@ class FakeRunner:
             self.slots[admission.slot] = Mirror(
                 admission.token_ids.copy(), admission.seed, admission.regime, [[] for _ in self.groups]
             )
+            self.regimes.add((admission.seed, admission.regime))
         for slot, group, first, blocks in plan.new_blocks:
             table = self.slots[slot].tables[group]
             assert len(table) == first or not table, "a table grows at its end"
@@ -66,9 +68,7 @@ class FakeRunner:
         tokens = []
         for slot, start, count, samples in zip(plan.slots, plan.starts, plan.counts, plan.samples, strict=True):
             mirror = self.slots[slot]
-            assert mirror.regime == self.regime_of(len(mirror.token_ids)), (
-                "no row is computed in another length's regime"
-            )
+            assert self.fits(mirror.regime, len(mirror.token_ids)), "no row is computed in another length's regime"
             for group in range(len(self.groups)):
                 self.read(mirror, group, start)
                 self.write(mirror, group, start, count)
@@ -86,6 +86,8 @@ class FakeRunner:
 
     def fetch(self, step: StepResult) -> StepResult:
         return step
+
+    def check_device(self) -> None: ...
 
     def read(self, mirror: Mirror, group: int, start: int) -> None:
         """Check what the queries from position `start` on look back to."""

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sirocco.runtime.activations import step_bytes
 from sirocco.runtime.blocks import BlockGroup, longest_request
-from sirocco.runtime.build import assemble
+from sirocco.runtime.build import assemble, gpu_kv_memory
+from sirocco.runtime.config import make_config
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.memory import plan_memory
 from sirocco.runtime.models.cache import allocate_pool, allocated_bytes
@@ -21,6 +23,7 @@ from sirocco.runtime.models.cache_spec import (
     cache_layout,
 )
 from sirocco.runtime.models.random import SHAPES, random_model
+from sirocco.runtime.models.registry import build_spec
 from sirocco.runtime.wire import EngineOptions
 
 FULL, WINDOW, SHORT = KvCacheSpec(2, 8), KvCacheSpec(2, 8, 40), KvCacheSpec(2, 8, 5)
@@ -139,6 +142,26 @@ def test_too_little_memory_for_a_token(name):
     assert plan_for(name, memory=needed).max_model_len >= 1
     with pytest.raises(ModelLoadError, match=f"of {needed - 1} bytes is too small: .* take {needed} bytes"):
         plan_for(name, memory=needed - 1)
+
+
+GIB = 1 << 30
+
+
+def test_a_gpu_keeps_room_for_a_step():
+    assert gpu_kv_memory(100 * GIB, GIB) == 90 * GIB  # the share decides where there is plenty
+    assert gpu_kv_memory(8 * GIB, GIB) == 8 * GIB - GIB * 5 // 4 - GIB // 2
+    assert gpu_kv_memory(2 * GIB, GIB) == GIB  # a long step will fail, but short ones have their caches
+
+
+@pytest.mark.parametrize(
+    ("shape", "least", "most"),
+    [("llama-3.2-1b", 0.5, 0.8), ("qwen3-0.6b", 0.2, 0.5), ("qwen3-30b-a3b", 1.0, 1.5)],
+)
+def test_what_a_step_takes_follows_from_the_widest_layer(shape, least, most):
+    """Of 8192 tokens in bfloat16: the stream's tensors, and what the feed-forward makes of it before it is narrow."""
+    spec = build_spec(make_config(SHAPES[shape]))
+    assert least * GIB < step_bytes(spec, 8192, 64, 2) < most * GIB
+    assert step_bytes(spec, 8192, 64, 2) - step_bytes(spec, 4096, 64, 2) == step_bytes(spec, 4096, 0, 2)
 
 
 def test_a_mixed_model_reports_what_it_takes(monkeypatch, caplog):

@@ -57,6 +57,13 @@ def test_what_each_choice_would_keep_is_bounded(name: str, value: object) -> Non
     assert refused.value.param == name
 
 
+@pytest.mark.parametrize("name", ["n", "priority", "presence_penalty", "frequency_penalty"])
+def test_what_has_a_value_in_every_request_cannot_be_none(name: str) -> None:
+    with pytest.raises(RequestError, match="None") as refused:
+        SamplingParams(**{name: None})
+    assert refused.value.param == name
+
+
 def test_what_each_choice_keeps_may_be_as_large_as_its_bound() -> None:
     request = resolve(3, SamplingParams(stop_token_ids=[999] * 256, cache_salt="x" * 1024, ignore_eos=True))
     assert request.sampling.stop_token_ids == (999,) * 256

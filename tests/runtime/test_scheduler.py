@@ -205,8 +205,8 @@ def test_choices_share_the_prompt():
 @pytest.mark.parametrize("depth", [0, 1])
 def test_outgrowing_a_rope_regime_computes_the_request_anew(depth):
     bench = Bench(num_blocks=200, depth=depth)
-    bench.runner.regime_of = lambda length: 0 if length <= 20 else 1
-    bench.scheduler.regimes = Regimes(bench.runner.regime_of, lambda regime: 20 if regime == 0 else None)
+    bench.runner.fits = lambda regime, length: regime == (length > 20)
+    bench.scheduler.regimes = Regimes(lambda length: int(length > 20), lambda regime: 20 if regime == 0 else None)
     prompts = [list(range(5)), list(range(18)), list(range(20)), list(range(40))]
     for id, prompt in enumerate(prompts):
         bench.add(id, prompt, max_tokens=12)
@@ -215,6 +215,32 @@ def test_outgrowing_a_rope_regime_computes_the_request_anew(depth):
         assert bench.tokens[id, 0] == expected_tokens(prompt, 12)
     assert bench.scheduler.stats().preemptions == 2, "those of 18 and 20 tokens crossed"
     assert bench.pool.num_used == 0
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_preemption_and_pauses_do_not_change_a_regime(depth):
+    """A regime that is the length of what there is when it begins, as that of dynamic NTK scaling is."""
+
+    def regimes_seen(num_blocks: int, pause: bool) -> set[tuple[int, int]]:
+        bench = Bench(num_blocks=num_blocks, max_num_seqs=3, depth=depth)
+        bench.runner.fits = lambda regime, length: length <= (2 * regime or 16)
+        bench.scheduler.regimes = Regimes(
+            lambda length: length if length > 16 else 0, lambda regime: 2 * regime if regime else 16
+        )
+        for id, length in enumerate((9, 17, 25)):
+            bench.add(id, range(100 * id, 100 * id + length), max_tokens=30, seed=1000 * id)
+        for step in range(200):
+            if pause and step % 10 == 5:
+                bench.scheduler.pause(1, step % 20 == 5)
+            bench.step()
+        bench.run()
+        assert len(bench.finished) == 3
+        assert bench.scheduler.stats().preemptions > 3 or num_blocks > 50
+        return bench.runner.regimes
+
+    undisturbed = regimes_seen(200, pause=False)
+    assert undisturbed == regimes_seen(25, pause=False) == regimes_seen(25, pause=True)
+    assert (1000, 17) in undisturbed and (2000, 51) in undisturbed, "one kept, one outgrown"
 
 
 @pytest.mark.parametrize("depth", [0, 1])
