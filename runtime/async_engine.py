@@ -245,6 +245,7 @@ class AsyncEngine:
 
         Raises `ContextLengthError` for a text that is to be taken `whole` and is beyond any context at a glance.
         """
+        self._check_started()
         if whole and not truncate:
             _check_lengths(texts, self.client.info.max_model_len, param)
         encoded = iter(await self._encode([text for text in texts if isinstance(text, str)]))

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from sirocco.runtime.demo.vocabulary import MARKS, SPECIAL, texts, thinned, train_tokenizer
 
-SIZE = 900
+SIZE = 1200
 
 
 @pytest.fixture(scope="module")

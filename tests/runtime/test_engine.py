@@ -124,7 +124,7 @@ def test_closing_ends_calls_that_wait_for_something_else(make_engine, monkeypatc
     client = Scripted()
     engine, waits = make_engine(client), threading.Event()
 
-    async def forever(*_: object) -> list[list[int]]:
+    async def forever(*_: object, **__: object) -> list[list[int]]:
         waits.set()
         return await asyncio.get_running_loop().create_future()
 
