@@ -61,12 +61,14 @@ async def settled(client: ProcessClient, states: Sequence[str] = ("ready", "fail
 
 
 async def killed() -> ProcessClient:
-    """A client whose first engine has been killed."""
+    """A client whose first engine has been killed, and which has noticed."""
     client = ProcessClient(EngineOptions())
     await client.start()
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGKILL)
-    await settled(client, ("restarting",))
+    pid = client.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    while client.pid == pid:  # not its state: it may have given up by the time one looks
+        await asyncio.sleep(0.005)
     return client
 
 
