@@ -38,6 +38,7 @@ class AttentionBatch:
     query_lens: list[int]
     kv_lens: list[int]
     static: bool = False
+    invariant: bool = False  # how a request's keys are split depends on its own length alone
     work: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # of the Triton kernels, by layer shape
     _parts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # with and without flash-attn
     _tiles: dict[tuple[int, ...], "list[_TileBatch]"] = field(default_factory=dict, init=False, repr=False)
@@ -91,7 +92,7 @@ def _on_gpu(
     from sirocco.kernels.triton import attention  # triton is absent on macOS
 
     parts = None
-    if sinks is None and not batch.static:
+    if sinks is None and not (batch.static or batch.invariant):
         key = (q.shape[2], q.dtype, k_cache.shape[2])
         if key not in batch._parts:
             batch._parts[key] = _split(batch, flash.plan(q, k_cache.shape[2], batch))
@@ -165,6 +166,12 @@ def paged_attention_torch(
     return out.view(num_tokens, num_heads, head_dim)
 
 
+def for_scores(x: Tensor) -> Tensor:
+    """Queries or keys as their products are taken: those of float16 could overflow, and are in the thousands rounded to
+    whole numbers."""
+    return x.float() if x.dtype is torch.float16 else x
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _TileBatch:
     """Tiles of one shape, n queries against L keys: X tiles with a range of KV heads; M = X * heads pairs."""
@@ -196,7 +203,7 @@ class _TileBatch:
         # folding for one token on 1024 keys (2 threads), 136 GF/s against 80 for 128 queries on 2048 (1 thread). Its
         # scores are rounded to bf16, which doubles the error (4e-3 to SDPA's 2e-3, relative); float32 products would
         # take 1.5 to 2.5 times as long.
-        scores = torch.bmm(queries, keys.to(queries.dtype).transpose(1, 2))
+        scores = torch.bmm(for_scores(queries), for_scores(keys.to(queries.dtype)).transpose(1, 2))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
         if softcap is not None:
             scores.div_(softcap).tanh_().mul_(softcap)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sirocco.kernels.attention import AttentionBatch
+from sirocco.kernels.attention import AttentionBatch, for_scores
 from sirocco.kernels.backend import use_triton
 from sirocco.kernels.norm import rms_norm_torch
 from sirocco.kernels.rope import rotate_torch
@@ -169,7 +169,7 @@ def _attend_to_latents(q: Tensor, context: Tensor, rank: int, scale: float, out:
     for first in range(0, num_queries, step):
         rows = slice(first, min(first + step, num_queries))
         count, seen = rows.stop - first, num_keys - num_queries + rows.stop
-        scores = torch.mm(q[rows].reshape(-1, size), context[:seen].T)
+        scores = torch.mm(for_scores(q[rows]).reshape(-1, size), for_scores(context[:seen]).T)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
         if count > 1:
             latest = scores.view(count, num_heads, seen)[..., seen - count :]
@@ -184,7 +184,7 @@ def _causal(q: Tensor, keys: Tensor, values: Tensor, scale: float, out: Tensor) 
     for first in range(0, num_queries, step):
         rows = slice(first, min(first + step, num_queries))
         seen = num_keys - num_queries + rows.stop
-        scores = torch.bmm(q[:, rows], keys[:, :seen].transpose(1, 2))
+        scores = torch.bmm(for_scores(q[:, rows]), for_scores(keys[:, :seen]).transpose(1, 2))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
         count = rows.stop - first
         scores[..., seen - count :].masked_fill_(_future(count, q.device), -torch.inf)

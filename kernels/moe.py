@@ -148,6 +148,8 @@ def apply_experts_torch(
 ) -> Tensor:
     """The definition of `apply_experts`."""
     num_tokens, top_k = routing.experts.shape
+    if not num_tokens:
+        return torch.empty_like(x)
     chosen = routing.experts.flatten()
     order = chosen.argsort(stable=True)
     groups = _groups(chosen, len(experts.up))

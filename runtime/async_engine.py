@@ -140,12 +140,18 @@ class AsyncEngine:
         self._check_started()
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info)
+        stop_ids = self._hidden_stops(params)
+        request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info, stop_ids)
         stream = RequestStream(
             self.client, request, params, lambda: Detokenizer(self.tokenizer, continues=True), first_call
         )
         self.client.add(request, stream)
         return stream
+
+    def _hidden_stops(self, params: SamplingParams) -> list[int]:
+        """The ids of stop strings that are special tokens: no text has them for a stop checker to find."""
+        ids = map(self.tokenizer.token_id, params.stop_strings)
+        return [token_id for token_id in ids if token_id in self.tokenizer.hidden_ids]
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; a long one does not hold up the event loop."""

@@ -18,7 +18,7 @@ from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.core import Core, EngineCore
 from sirocco.runtime.embed_core import EmbedCore
 from sirocco.runtime.embedding import is_embedder, load_embedder
-from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.errors import ModelLoadError, is_out_of_memory
 from sirocco.runtime.graphs import CudaCapture, capturable
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.invariant import InvariantRunner
@@ -58,6 +58,15 @@ CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes:
 
 def build_engine(options: EngineOptions) -> tuple[Core, EngineInfo]:
     """Load the model that `options` names. Raises `ModelLoadError`."""
+    try:
+        return _build(options)
+    except (MemoryError, RuntimeError) as error:  # torch's own are of the second kind
+        if not is_out_of_memory(error):
+            raise
+        raise ModelLoadError("there is not enough memory for the model and its caches") from error
+
+
+def _build(options: EngineOptions) -> tuple[Core, EngineInfo]:
     folder = Path(options.folder) if options.folder else resolve_model(options.model)
     if is_embedder(folder, options.arch):
         return _build_embedder(folder, options)

@@ -66,6 +66,26 @@ class Checkpoint:
         for name in [name for name in self._where if name.startswith(prefixes)]:
             del self._where[name]
 
+    def rename(self, endings: Mapping[str, str]) -> None:
+        """Put other endings in place of some of the tensors' names, unless there is such a name already."""
+        for old, new in endings.items():
+            for name in [name for name in self._where if name.endswith(old)]:
+                self._where.setdefault(name.removesuffix(old) + new, self._where.pop(name))
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same."""
+        one, other = self[first], self[second]
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            return False
+        return torch.equal(self._whole(first, one), self._whole(second, other))
+
+    def _whole(self, name: str, entry: Entry) -> Tensor:
+        mapped = self.map(name, entry.dtype)
+        if mapped is not None:
+            return mapped
+        self.read(name, out := torch.empty(entry.shape, dtype=entry.dtype))
+        return out
+
     def read(self, name: str, out: Tensor) -> None:
         """Copy a tensor into `out`, a contiguous tensor of its size on any device, converting to its dtype."""
         file, entry = self._where[name]
@@ -107,6 +127,13 @@ def _files(folder: Path) -> list[Path]:
     raise ModelLoadError(f"the model folder holds no weights ({known}){others}")
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
+
+
 def _indexed_files(folder: Path, index: str, weight_map: object, endings: tuple[str, ...]) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelLoadError(f"{index}: weight_map must be an object that names files")
@@ -114,7 +141,9 @@ def _indexed_files(folder: Path, index: str, weight_map: object, endings: tuple[
     for name in names:
         if not name.endswith(endings) or Path(name).name != name:
             raise ModelLoadError(f"{index}: weight_map must name {endings[0]} files of the same folder")
-    missing = sorted(name for name in names if not (folder / name).is_file())
+    missing = sorted(name for name in names if not _is_file(folder / name))
     if missing:
-        raise ModelLoadError(f"{len(missing)} of {len(names)} weight files are missing, first {missing[0]}")
+        raise ModelLoadError(
+            f"{len(missing)} of {len(names)} weight files are missing, first {repr(missing[0][:200])[1:-1]}"
+        )
     return [folder / name for name in sorted(names)]

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 << 20
 # What the config of several modalities says for its text part too, where that does not say it itself.
-SHARED_FIELDS = ("quantization_config", "dtype", "torch_dtype", "eos_token_id")
+SHARED_FIELDS = ("quantization_config", "dtype", "torch_dtype")
 MIN_TOP_P = 1e-6  # the best token alone, which is what 0 means to those who write it
 MAX_SIZE = 2**31 - 1  # of any count in a config: larger values are mistakes or attacks
 
@@ -190,7 +190,7 @@ def make_config(
     hf: dict[str, Any], generation: dict[str, Any] | None = None, architecture: str | None = None
 ) -> ModelConfig:
     """The configuration that these two JSON objects describe, for this architecture if it is given."""
-    fields = Fields(hf)
+    fields = outer = Fields(hf)
     recommended = Fields(generation or {}, "generation_config.json")
     named = (fields.strings("architectures") or (None,))[0]
     whole = named if named in MULTIMODAL else None
@@ -202,7 +202,7 @@ def make_config(
         hf=hf if whole is None else dict(fields.values),
         architecture=architecture or str(named),
         dtype=_dtype(fields),
-        eos_token_ids=recommended.token_ids("eos_token_id") or fields.token_ids("eos_token_id"),
+        eos_token_ids=next(filter(None, (part.token_ids("eos_token_id") for part in (recommended, outer, fields))), ()),
         generation=_generation_defaults(recommended),
         whole=whole,
     )
@@ -294,7 +294,7 @@ def _max_model_len(fields: Fields) -> int:
 
 def _dtype(fields: Fields) -> str | None:
     name = fields.string("dtype", "") or fields.string("torch_dtype", "")
-    return name.removeprefix("torch.") or None
+    return None if name == "auto" else name.removeprefix("torch.") or None  # "auto": as the weights are stored
 
 
 def _generation_defaults(fields: Fields) -> GenerationDefaults:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from sirocco.runtime.errors import is_out_of_memory
 from sirocco.runtime.pace import Pace
 from sirocco.runtime.plan import Plan, StepResult
 from sirocco.runtime.scheduler import Scheduler
@@ -109,12 +110,8 @@ class EngineCore:
     def _fail(self, plan: Plan, error: Exception) -> list[SequenceOutput]:
         logger.error("a step of %d rows failed", len(plan.slots), exc_info=error)
         self.runner.check_device()
-        reason = "ran out of memory" if _out_of_memory(error) else "failed"
+        reason = "ran out of memory" if is_out_of_memory(error) else "failed"
         return self.scheduler.fail(plan, f"the engine {reason} while computing this request")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
 
 
 def run_engine(core: Core, inbox: "SimpleQueue[Command | None]", deliver: Callable[[Outputs], None]) -> None:

@@ -105,6 +105,7 @@ class EmbedCore:
             return None
         except Exception as error:  # whatever the device raised, it ends this request and no other
             logger.error("embedding %d sequences failed", len(numbers), exc_info=error)
+            self.embedder.check_device()
             self._jobs.remove(job)
             return Embedded(job.request.id, [], "the engine failed while computing this request")
 

@@ -45,6 +45,11 @@ class Embedder:
         """Memory that the weights occupy."""
         return self.backbone.model.num_bytes + self.stages.num_bytes
 
+    def check_device(self) -> None:
+        """Raises what a CUDA device raises for ever once a kernel of this process went wrong on it."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)
+
     @torch.inference_mode()
     def embed(self, sequences: Sequence[Sequence[int]], dimensions: int | None = None) -> Tensor:
         """Vectors [N, width] in float32 on the CPU of N sequences of token ids, or their first `dimensions` numbers,

@@ -15,11 +15,13 @@ from sirocco.runtime.models.bert import ENCODERS, Encoder, EncoderArchitecture
 from sirocco.runtime.models.cache import Cache, allocate_caches
 from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.load import read_weights
-from sirocco.runtime.models.registry import Architecture, architectures
+from sirocco.runtime.models.registry import Architecture, architectures, noncausal_field
 from sirocco.runtime.models.spec import AttentionSpec, ModelSpec, WeightNames, rope_regime
 
 BLOCK_SIZE = 16
 UNUSED = ("pooler.", "cls.", "lm_head.", "vocab_", "embeddings.position_ids")  # heads of other tasks, and constants
+
+OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of the first checkpoints
 
 # Models whose checkpoints are embedders under a name that no generating model has.
 DECODERS = {"Gemma3TextModel": "Gemma3ForCausalLM"}
@@ -125,11 +127,12 @@ def _embedding_spec(architecture: Architecture, config: ModelConfig) -> ModelSpe
     spec = replace(architecture.build(config), has_head=False)
     if spec.cache_bytes_per_request(1):
         raise ModelLoadError(f"architecture {config.architecture!r} has recurrent layers and cannot embed")
-    if not config.fields.boolean("use_bidirectional_attention", False):
+    both_ways = noncausal_field(config)
+    if both_ways is None:
         return spec
     mixers = [block.mixer for block in spec.layers]
     if not all(isinstance(mixer, AttentionSpec) and mixer.softcap is None for mixer in mixers):
-        raise config.fields.error("use_bidirectional_attention", "is not supported with this kind of attention")
+        raise config.fields.error(both_ways, "is not supported with this kind of attention")
     return replace(spec, layers=tuple(block.with_mixer(causal=False) for block in spec.layers))
 
 
@@ -139,6 +142,7 @@ def _as_stored(names: WeightNames, checkpoint: Checkpoint) -> WeightNames:
     embedding = f"{names['embed'][0]}.weight"
     stored = next((name for name in checkpoint if f".{name}".endswith(f".{embedding}")), embedding)
     prefix = stored.removesuffix(embedding)
+    checkpoint.rename(OLD_ENDINGS)
     checkpoint.hide((*UNUSED, *(prefix + name for name in UNUSED)))
     return {path: tuple(prefix + source for source in sources) for path, sources in names.items()}
 

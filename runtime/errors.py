@@ -5,6 +5,11 @@ Texts never hold paths of the host, stack traces or internal names.
 """
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's or one of torch's ways to say that memory is not to be had."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc" in str(error)
+
+
 class SiroccoError(Exception):
     """Base of every error that Sirocco raises on purpose."""
 

@@ -53,6 +53,7 @@ class InvariantRunner(ModelRunner):
                 block_table=_pad(table[rows[tokens]]),
                 query_lens=[1] * PANEL,
                 kv_lens=lengths,
+                invariant=True,
             )
             return Placement(attention, _pad(slots[tokens]))  # slot 0 belongs to the null block
 

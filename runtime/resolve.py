@@ -14,13 +14,21 @@ _T = TypeVar("_T", int, float)
 
 
 def resolve_request(
-    id: int, prompt: Sequence[int], params: SamplingParams, config: ModelConfig, info: EngineInfo
+    id: int,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    config: ModelConfig,
+    info: EngineInfo,
+    stop_ids: Sequence[int] = (),
 ) -> EngineRequest:
-    """Raises `RequestError` or `ContextLengthError` for what the engine could not compute."""
+    """Raises `RequestError` or `ContextLengthError` for what the engine could not compute.
+
+    `stop_ids` are the tokens of stop strings that are special, and so never seen in the text.
+    """
     prompt = _fit(prompt, params, info)
     _check_salt(params.cache_salt)
     return EngineRequest(
-        id, prompt, _sampling(params, len(prompt), config, info), params.n, params.priority, params.cache_salt
+        id, prompt, _sampling(params, len(prompt), config, info, stop_ids), params.n, params.priority, params.cache_salt
     )
 
 
@@ -68,10 +76,12 @@ def _check_salt(salt: str | None) -> None:
         raise RequestError(f"cache_salt may have {MAX_SALT_LENGTH} characters, got {len(salt)}", "cache_salt")
 
 
-def _sampling(params: SamplingParams, prompt_len: int, config: ModelConfig, info: EngineInfo) -> Sampling:
+def _sampling(
+    params: SamplingParams, prompt_len: int, config: ModelConfig, info: EngineInfo, stop_ids: Sequence[int]
+) -> Sampling:
     defaults = config.generation
     room = info.max_model_len - prompt_len
-    stops = tuple(params.stop_token_ids) if params.ignore_eos else (*config.eos_token_ids, *params.stop_token_ids)
+    eos = () if params.ignore_eos else config.eos_token_ids
     for name, given in (("logit_bias", params.logit_bias or ()), ("stop_token_ids", params.stop_token_ids)):
         for token_id in given:
             if token_id >= info.vocab_size:
@@ -86,7 +96,7 @@ def _sampling(params: SamplingParams, prompt_len: int, config: ModelConfig, info
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
         seed=random.getrandbits(62) if params.seed is None else params.seed % MAX_SEED,
-        stop_token_ids=stops,
+        stop_token_ids=(*eos, *params.stop_token_ids, *stop_ids),
         logit_bias=params.logit_bias,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,

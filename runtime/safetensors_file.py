@@ -67,7 +67,10 @@ class SafetensorsFile:
         view = memoryview(out.reshape(-1).view(torch.uint8).numpy().data)
         self._file.seek(entry.start)
         while view:
-            count = self._file.readinto(view)
+            try:
+                count = self._file.readinto(view)
+            except OSError as error:
+                raise ModelLoadError(f"{self.name} cannot be read: {error.strerror}") from None
             if not count:
                 raise ModelLoadError(f"{self.name} ended while it was being read")
             view = view[count:]

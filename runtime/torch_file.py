@@ -90,6 +90,8 @@ def _tensors(file: str, loaded: object) -> dict[str, Tensor]:
             raise ModelLoadError(f"{file} does not hold tensors by name: {str(name)[:100]!r} is none")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise ModelLoadError(f"{file}: tensor {name!r} is not a plain dense tensor")
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise ModelLoadError(f"{file}: tensor {name!r} claims more elements than are stored")
         if tensor.dtype not in _DTYPES:
             raise ModelLoadError(f"{file}: tensor {name!r} has the dtype {tensor.dtype}, which is not supported")
     return {name: tensor.detach() for name, tensor in loaded.items()}

@@ -212,5 +212,5 @@ def _num_experts(names: Iterable[str], pattern: re.Pattern[str]) -> int:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:MAX_NAME] for name in sorted(names)[:LISTED_NAMES])
+    shown = ", ".join(repr(name[:MAX_NAME])[1:-1] for name in sorted(names)[:LISTED_NAMES])
     return shown if len(names) <= LISTED_NAMES else shown + ", ..."

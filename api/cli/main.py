@@ -1,7 +1,7 @@
 """The `sirocco` command: parses the command line and hands over to one verb.
 
-Exit codes: 0 done, 1 no room for the output, 2 wrong input (one line on stderr), 130 interrupted; `serve` documents
-its own.
+Exit codes: 0 done, 1 no room for the output or a benchmark that failed, 2 wrong input or an engine that cannot answer
+(one line on stderr), 130 interrupted; `serve` documents its own.
 """
 
 import argparse

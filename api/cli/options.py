@@ -9,6 +9,7 @@ from typing import Any
 from sirocco.runtime.errors import ModelLoadError, RequestError
 from sirocco.runtime.token_source import CACHE, KINDS, check_token_source
 
+MAX_NUM_SEQS = 65536  # each has a row in every table of a step
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -23,7 +24,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", default=None, help="use what is downloaded already, no more")
     group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    group.add_argument("--max-num-seqs", type=positive, default=64, metavar="N", help="sequences computed at once (64)")
+    group.add_argument(
+        "--max-num-seqs", type=_num_seqs, default=64, metavar="N", help="computed at once (64)"
+    )
     group.add_argument("--kv-memory", type=num_bytes, metavar="SIZE", help="cache size, such as 4GiB or 512MiB")
     group.add_argument("--chunk-size", type=positive, metavar="TOKENS", help="most prompt tokens of one request a step")
     group.add_argument("--max-model-len", type=positive, metavar="TOKENS", help="shorten the context")
@@ -61,6 +64,13 @@ def positive(text: str) -> int:
     value = int(text) if re.fullmatch(r"\d{1,18}", text) else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return value
+
+
+def _num_seqs(text: str) -> int:
+    value = positive(text)
+    if value > MAX_NUM_SEQS:
+        raise argparse.ArgumentTypeError(f"at most {MAX_NUM_SEQS} sequences can be computed at once")
     return value
 
 

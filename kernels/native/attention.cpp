@@ -167,7 +167,9 @@ inline void absorb(float* scores, i64 count, float& most, float& total, float* o
     float top = most;
 #pragma omp simd reduction(max : top)
     for (i64 j = 0; j < count; j++) top = std::max(top, scores[j]);
-    if (top == -INFINITY) {  // nothing seen yet
+    if (top == -INFINITY) {  // nothing seen yet, or all that is seen is NaN, which must not get lost
+        for (i64 j = 0; j < count; j++)
+            if (scores[j] != scores[j]) total = scores[j];
         std::fill(scores, scores + count, 0.0f);
         return;
     }
@@ -333,7 +335,7 @@ void finish(const Task& task, const Shape& shape, const float* sinks, const Sums
         i64 head = (task.kv_head + row / rows) * group + row % group;
         float total = sums.total[row];
         if (sinks) total += std::exp(std::min(sinks[head] - sums.most[row], 80.0f));
-        float share = total > 0 ? 1.0f / total : 0.0f;
+        float share = total == 0 ? 0.0f : 1.0f / total;
         bf16* to = out + ((task.token + row % rows / group) * shape.heads + head) * dim;
         const float* from = sums.out.data() + row * dim;
         for (i64 d = 0; d < dim; d++) to[d] = narrow(from[d] * share);

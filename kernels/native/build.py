@@ -22,6 +22,10 @@ _FLAGS = (
 _SECONDS = 120  # for a compiler that never ends
 
 
+class NoCompilerError(FileNotFoundError):
+    """There is no C++ compiler on the path."""
+
+
 def cache_folder() -> Path:
     """Where libraries are kept: `$SIROCCO_CACHE`, else in the user's cache folder. Raises OSError without either."""
     if folder := os.environ.get("SIROCCO_CACHE"):
@@ -39,7 +43,7 @@ def library_path() -> Path | None:
         return None
     try:
         return compiled()
-    except FileNotFoundError:
+    except NoCompilerError:
         logger.info("no C++ compiler found: the CPU runs torch's operators, which are slower")
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
@@ -64,7 +68,7 @@ def library() -> ctypes.CDLL | None:
 def compiled() -> Path:
     """The library's file, compiled if it is not in the cache.
 
-    Raises FileNotFoundError without a compiler, subprocess.SubprocessError if it fails, OSError where nothing can be
+    Raises `NoCompilerError` without a compiler, subprocess.SubprocessError if it fails, OSError where nothing can be
     written.
     """
     compiler = _compiler()
@@ -96,7 +100,7 @@ def _compiler() -> str:
     for name in (os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and (found := shutil.which(name)):
             return found
-    raise FileNotFoundError("no C++ compiler")
+    raise NoCompilerError("no C++ compiler")
 
 
 def _target_flag() -> str:

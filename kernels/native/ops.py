@@ -1,6 +1,7 @@
 """The C++ kernels on tensors: bfloat16 on the CPU, contiguous unless said otherwise.
 
-What would be read past its end, or as what it is not, raises ValueError: a wrong width, a dtype that no caller checks.
+What a model's weights or caches could get wrong raises ValueError: a wrong width, a dtype that no caller checks. What
+the runtime makes itself, such as slots, tables of angles and biases, is taken as it comes.
 """
 
 import ctypes

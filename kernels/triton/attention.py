@@ -276,7 +276,9 @@ def batch_work(batch: "AttentionBatch", shape: WorkShape, device: torch.device) 
     work: list[Work] | None = batch.work.get(shape)
     if work is None:
         tiles = cut(batch.query_lens, batch.kv_lens, shape)
-        work = [Work(kind, shape, tiles[kind], device, batch.static) for kind in KERNEL if len(tiles[kind])]
+        work = [
+            Work(kind, shape, tiles[kind], device, batch.static, batch.invariant) for kind in KERNEL if len(tiles[kind])
+        ]
         batch.work[shape] = work
     return work
 

@@ -19,6 +19,7 @@ PREFILL, DECODE = 0, 1
 # split writes is 0.2 % of the keys it reads. Prefill: only when tiles leave processors idle. Reasoned, not measured.
 PROGRAMS = (2, 8)
 MIN_SPLIT = (512, 128)  # keys; below this the merge costs more than it gains
+ANY_NUMBER = 1 << 62  # of splits: no tile is cut more coarsely because of others
 
 IntArray = NDArray[np.int32]
 
@@ -44,13 +45,17 @@ class WorkShape:
 
 
 class Work:
-    """One launch of a class, in device memory. A `static` one has a grid that any lengths fit, for graphs to replay."""
+    """One launch of a class, in device memory. A `static` one has a grid that any lengths fit, for graphs to replay; an
+    `invariant` one cuts each tile by its own length alone."""
 
-    def __init__(self, kind: int, shape: WorkShape, tiles: IntArray, device: torch.device, static: bool) -> None:
+    def __init__(
+        self, kind: int, shape: WorkShape, tiles: IntArray, device: torch.device, static: bool, invariant: bool = False
+    ) -> None:
+        assert not (static and invariant)
         self.kind = kind
         self.rows = int(tiles[:, 2].max()) * shape.group  # most rows that any tile has
         self._keys = shape.keys[kind]
-        self._most_splits = shape.most_splits(kind)
+        self._most_splits = ANY_NUMBER if invariant else shape.most_splits(kind)
         self._min_split = shape.min_split(kind)
         items, merges, self.slots = self._split(tiles)
         num_items, num_merges = len(items), len(merges)

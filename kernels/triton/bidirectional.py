@@ -136,7 +136,11 @@ def bidirectional_attention(
         (len(items), num_heads),
         *(q, k, v, distance_bias, out, items),
         *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], num_heads, num_heads // k.shape[1]),
-        *(window or NO_WINDOW, 0 if distance_bias is None else distance_bias.shape[1] // 2, scale * LOG2_E.value),
+        *(
+            min(window or NO_WINDOW, NO_WINDOW),
+            0 if distance_bias is None else distance_bias.shape[1] // 2,
+            scale * LOG2_E.value,
+        ),
         ITEM=ITEM,
         D=head_dim,
         BLOCK_D=max(16, power_of_two(head_dim)),

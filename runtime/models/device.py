@@ -12,7 +12,10 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or for "auto" the best there is. Raises `ModelLoadError` where it is unknown or absent."""
+    """The named device, or for "auto" the best there is; one with an index becomes the thread's current one.
+
+    Raises `ModelLoadError` where it is unknown or absent.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in available.items() if present))
@@ -22,9 +25,14 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[kind]:
         raise ModelLoadError(f"device {kind!r} is not available on this machine")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ModelLoadError(f"unknown device {name!r}: an index is a number, as in cuda:0") from None
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise ModelLoadError(f"device {name!r} is not available on this machine")
+        torch.cuda.set_device(device)  # Triton's kernels and captures go to the thread's current one
+    return device
 
 
 def choose_dtype(name: str, checkpoint: str, device: torch.device) -> torch.dtype:

@@ -1,5 +1,7 @@
 """Experts as GPT-OSS stores them: gate and up alternate, the weights are columns of outputs or rows in MXFP4 blocks."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,17 @@ from sirocco.runtime.models.spec import MoeSpec
 from sirocco.runtime.weights import Loadable, Slot
 
 PROJECTIONS = ("gate_up_proj", "down_proj")
+
+
+def _stacked(matrices: Iterable[Tensor], count: int) -> Tensor:
+    """`count` matrices as one tensor, taken one by one, so that they need not all be there beside it."""
+    stack: Tensor | None = None
+    for number, matrix in enumerate(matrices):
+        if stack is None:
+            stack = matrix.new_empty(count, *matrix.shape)
+        stack[number] = matrix
+    assert stack is not None
+    return stack
 
 
 class ColumnExperts(Loadable):
@@ -45,7 +58,7 @@ class ColumnExperts(Loadable):
         up, down = (tensors.pop(name).chunk(self.num_experts) for name in PROJECTIONS)
         ups, downs = (_apart(matrix.T) for matrix in up), (matrix.T.contiguous() for matrix in down)
         if use_triton(up[0]):
-            stacks = torch.stack(list(ups)), torch.stack(list(downs))
+            stacks = _stacked(ups, len(up)), _stacked(downs, len(down))
             self.stacks = stacks
             ups, downs = iter(stacks[0]), iter(stacks[1])
         self.up, self.down = [make_weight(matrix) for matrix in ups], [make_weight(matrix) for matrix in downs]

@@ -57,7 +57,7 @@ def load_model(
     spec = build_spec(config)
     run_device = choose_device(device)
     with _open(folder, config) as checkpoint:
-        spec = _with_stored_head(spec, config, checkpoint)
+        spec = _with_stored_head(spec, known.names, checkpoint)
         model = Decoder(spec, run_device)
         checkpoint.hide((*spec.unused_weights, *config.other_weights))
         run_dtype = read_weights(model, known.names, checkpoint, config, dtype, run_device, progress)
@@ -116,11 +116,15 @@ def _open(folder: Path, config: ModelConfig) -> Checkpoint:
     return Checkpoint(folder, config.prefixes)
 
 
-def _with_stored_head(spec: ModelSpec, config: ModelConfig, checkpoint: Checkpoint) -> ModelSpec:
-    """A model of several modalities and its text part may disagree on whether the head is tied: the weights decide."""
-    if config.whole is None or not spec.tied_embeddings:
+def _with_stored_head(spec: ModelSpec, names: WeightNames, checkpoint: Checkpoint) -> ModelSpec:
+    """A head that is stored beside the embedding and differs from it is the head, even where the config says tied."""
+    if not spec.tied_embeddings or HEAD not in checkpoint:
         return spec
-    return replace(spec, tied_embeddings=HEAD not in checkpoint)
+    (embedding,) = (f"{source}.weight" for source in names["embed"])
+    if embedding not in checkpoint or checkpoint.same(HEAD, embedding):
+        return spec
+    logger.warning("config.json says that the head is the embedding, but another one is stored: it is used")
+    return replace(spec, tied_embeddings=False)
 
 
 def _stored_dtype(targets: list[Target], checkpoint: Checkpoint) -> str:

@@ -109,8 +109,15 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def noncausal_field(config: ModelConfig) -> str | None:
+    """The field by which a config lets tokens attend to later ones, None where they may not."""
+    if config.fields.boolean("use_bidirectional_attention", False):
+        return "use_bidirectional_attention"
+    return None if config.fields.boolean("is_causal", True) else "is_causal"
+
+
 def build_spec(config: ModelConfig) -> ModelSpec:
     """The spec of a model that generates. Raises `ModelLoadError` for an unknown class or a wrong field."""
-    if config.fields.boolean("use_bidirectional_attention", False):
-        raise config.fields.error("use_bidirectional_attention", "is set: such a model embeds and cannot generate")
+    if (field := noncausal_field(config)) is not None:
+        raise config.fields.error(field, "says that tokens attend both ways: such a model embeds and cannot generate")
     return find_architecture(config.architecture).build(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sirocco.runtime.errors import ModelLoadError, RequestError, TemplateError
-from sirocco.runtime.text.messages import validate_messages
+from sirocco.runtime.text.messages import USUAL_FORM, CallForm, validate_messages
 from sirocco.runtime.text.renderer import TemplateRenderer, default_renderer
 from sirocco.runtime.text.tokenizer import Tokenizer
 from sirocco.runtime.text.tokenizer_config import read_json, read_tokenizer_config
@@ -14,6 +14,22 @@ from sirocco.runtime.text.tokenizer_config import read_json, read_tokenizer_conf
 __all__ = ["RESERVED_VARIABLES", "ChatTemplate", "TemplateRenderer", "default_renderer", "validate_messages"]
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+_FORMS = tuple(CallForm(null, text) for text in (False, True) for null in (False, True))  # the usual one first
+_PROBE = (
+    {"role": "user", "content": "What is it?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "probe1234",  # nine characters, as Mistral's templates want
+                "type": "function",
+                "function": {"name": "find_probe", "arguments": {"probed": "probe_value"}},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "probe1234", "name": "find_probe", "content": "done"},
+)
 _FINAL_TAG = "SIROCCO_FINAL_MESSAGE_ENDS_HERE "  # trailing space: shows whether the template trims the content
 
 
@@ -33,6 +49,7 @@ class ChatTemplate:
         self._templates = {"default": template} if isinstance(template, str) else dict(template)
         self._special_tokens = dict(special_tokens or {})
         self._renderer = renderer
+        self._forms: dict[str, CallForm] = {}
 
     @classmethod
     def load(
@@ -116,9 +133,12 @@ class ChatTemplate:
         for name in extra.keys() & RESERVED_VARIABLES:
             raise RequestError(f"{name} is set by the request itself and cannot be a template variable", name)
         template = self.text(with_tools=bool(tools))
-        chat = validate_messages(messages, keep_developer="developer" in template)
+        keep_developer = "developer" in template
+        chat = validate_messages(messages, keep_developer)
+        if any("tool_calls" in message for message in chat) and (form := self._call_form(template)) != USUAL_FORM:
+            chat = validate_messages(messages, keep_developer, form)
         if continue_final_message:
-            chat[-1]["content"] += _FINAL_TAG
+            chat[-1]["content"] = (chat[-1]["content"] or "") + _FINAL_TAG
         variables: dict[str, object] = {
             **self._special_tokens,
             "documents": None,
@@ -128,6 +148,24 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
         return template, variables
+
+    def _call_form(self, template: str) -> CallForm:
+        """The form of calls that this template shows, found by trying; the usual one where it shows none.
+
+        DeepSeek's templates show no calls beside an empty text, and take arguments as text alone.
+        """
+        if template not in self._forms:
+            self._forms[template] = next((form for form in _FORMS if self._shows_calls(template, form)), USUAL_FORM)
+        return self._forms[template]
+
+    def _shows_calls(self, template: str, form: CallForm) -> bool:
+        chat = validate_messages(_PROBE, form=form)
+        variables = {**self._special_tokens, "messages": chat, "tools": None, "add_generation_prompt": True}
+        try:
+            text = self._get_renderer().render(template, variables)
+        except TemplateError:
+            return False
+        return "find_probe" in text and "probe_value" in text
 
 
 def _cut_after_final(text: str) -> str:

@@ -31,8 +31,8 @@ class FastTokenizer(Tokenizer):
         _add_tokens(backend, config)
         self._backend = backend
         added = backend.get_added_tokens_decoder()
-        self._added = {token_id: token.content.encode() for token_id, token in added.items()}
         self._spelling = _spelling(json.loads(backend.decoder.__getstate__()) if backend.decoder else None)
+        self._added = {token_id: self._bytes_of_added(token) for token_id, token in added.items()}
         self.byte_errors = self._spelling.errors if self._spelling else None
         self.strips_first_space = self._spelling is not None and self._spelling.strips_first_space
         vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -66,6 +66,12 @@ class FastTokenizer(Tokenizer):
         if token is None:
             return b""
         return self._spelling.to_bytes(token) if self._spelling else token.encode()
+
+    def _bytes_of_added(self, token: tokenizers.AddedToken) -> bytes:
+        """Special tokens stand for themselves; others the decoder takes as any token: Gemma's "▁▁" is two spaces."""
+        if token.special or self._spelling is None or self._spelling.byte_level:
+            return token.content.encode()
+        return self._spelling.to_bytes(token.content)
 
     def _decode_as_whole(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids), skip_special_tokens=False)

@@ -1,6 +1,8 @@
 """OpenAI-style messages checked and brought into the one shape that chat templates expect."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,22 +14,37 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # part type: its key
 
 
-def validate_messages(messages: object, keep_developer: bool = False) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a chat template wants an assistant's tool calls: a content that says nothing as null rather than an empty
+    text, arguments as text rather than an object."""
+
+    null_content: bool = False
+    text_arguments: bool = False
+
+
+USUAL_FORM = CallForm()
+
+
+def validate_messages(
+    messages: object, keep_developer: bool = False, form: CallForm = USUAL_FORM
+) -> list[dict[str, Any]]:
     """Copies of `messages` in the shape that templates expect; the input stays as it is.
 
     `developer` becomes `system` unless `keep_developer`. Content becomes one string: text parts are joined by newlines,
     null is the empty string where it is allowed (an assistant's). Arguments of tool calls become objects when their
-    text is one. Keys set to null are left out, unknown keys are kept. Reasoning is passed on under
-    `reasoning_content`, whichever of its names it came by. Raises `RequestError` with the path of what is wrong.
+    text is one. `form` says otherwise where a template needs it. Keys set to null are left out, unknown keys are kept.
+    Reasoning is passed on under `reasoning_content` and `thinking`, whichever of its names it came by. Raises
+    `RequestError` with the path of what is wrong.
     """
     if not isinstance(messages, list | tuple):
         raise RequestError(f"messages must be a list, got {_kind(messages)}", "messages")
     if not messages:
         raise RequestError("messages must not be empty", "messages")
-    return [_message(message, f"messages[{i}]", keep_developer) for i, message in enumerate(messages)]
+    return [_message(message, f"messages[{i}]", keep_developer, form) for i, message in enumerate(messages)]
 
 
-def _message(message: object, path: str, keep_developer: bool) -> dict[str, Any]:
+def _message(message: object, path: str, keep_developer: bool, form: CallForm) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise RequestError(f"a message must be an object, got {_kind(message)}", path)
     role = message.get("role")
@@ -40,12 +57,15 @@ def _message(message: object, path: str, keep_developer: bool) -> dict[str, Any]
     for key in ("name", "tool_call_id", *_REASONING):
         if key in out and not isinstance(out[key], str):
             raise RequestError(f"{key} must be a string, got {_kind(out[key])}", f"{path}.{key}")
-    calls = _tool_calls(out.pop("tool_calls", None), role, f"{path}.tool_calls")
+    calls = _tool_calls(out.pop("tool_calls", None), role, f"{path}.tool_calls", form)
     if calls:
         out["tool_calls"] = calls
+        if form.null_content:
+            out["content"] = out["content"] or None
     reasoning = next((out[key] for key in _REASONING if key in out), None)
     if reasoning is not None:
         out["reasoning_content"] = reasoning
+        out.setdefault("thinking", reasoning)  # the name that gpt-oss reads
     return out
 
 
@@ -73,17 +93,17 @@ def _text_part(part: object, path: str) -> str:
     return text
 
 
-def _tool_calls(calls: object, role: str, path: str) -> list[dict[str, Any]]:
+def _tool_calls(calls: object, role: str, path: str, form: CallForm) -> list[dict[str, Any]]:
     if calls is None:
         return []
     if role != "assistant":
         raise RequestError("only assistant messages may have tool_calls", path)
     if not isinstance(calls, list | tuple):
         raise RequestError(f"tool_calls must be a list, got {_kind(calls)}", path)
-    return [_tool_call(call, f"{path}[{i}]") for i, call in enumerate(calls)]
+    return [_tool_call(call, f"{path}[{i}]", form) for i, call in enumerate(calls)]
 
 
-def _tool_call(call: object, path: str) -> dict[str, Any]:
+def _tool_call(call: object, path: str, form: CallForm) -> dict[str, Any]:
     if not isinstance(call, Mapping):
         raise RequestError(f"a tool call must be an object, got {_kind(call)}", path)
     if call.get("type", "function") != "function":
@@ -96,13 +116,18 @@ def _tool_call(call: object, path: str) -> dict[str, Any]:
         raise RequestError("name must be a non-empty string", f"{path}.function.name")
     if arguments is not None and not isinstance(arguments, str | Mapping):
         raise RequestError(f"arguments must be a string of JSON, got {_kind(arguments)}", f"{path}.function.arguments")
+    as_form = _as_text if form.text_arguments else _as_object
     out = {key: value for key, value in call.items() if value is not None}
     out["type"] = "function"
-    out["function"] = {**function, "arguments": _arguments(arguments)}
+    out["function"] = {**function, "arguments": as_form(arguments)}
     return out
 
 
-def _arguments(arguments: str | Mapping[str, Any] | None) -> str | Mapping[str, Any]:
+def _as_text(arguments: str | Mapping[str, Any] | None) -> str:
+    return arguments if arguments and isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+
+
+def _as_object(arguments: str | Mapping[str, Any] | None) -> str | Mapping[str, Any]:
     if not arguments:
         return {}
     if not isinstance(arguments, str):

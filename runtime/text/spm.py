@@ -77,7 +77,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _bytes_of(self, token_id: int) -> bytes:
         if (added := self._added.get(token_id)) is not None:
-            return added.content.encode()
+            return (added.content if added.special else added.content.replace(SPACE_MARK, " ")).encode()
         if token_id >= self._num_pieces:
             return b""
         piece: str = self._bare.id_to_piece(token_id)

@@ -66,6 +66,7 @@ WRONG_MODEL_FLAGS = (
         *(f"serve {flag}=" for flag in ("--api-key", "--host", "--cors-origin", "--allowed-host")),
         "serve --api-key \udcff",
         "serve --max-num-seqs 0",
+        "serve --max-num-seqs 65537",
         "serve --dtype int3",
         "serve --unknown",
         "run -i",

@@ -160,6 +160,17 @@ def test_large_scores_do_not_overflow() -> None:
     assert_close(out, reference(q, paged, 1.0, None, None, None).float())
 
 
+def test_large_products_fit_float16() -> None:
+    """Their scale brings them back into range; applied afterwards it would come too late."""
+    paged = Paged([1, 6], [50, 30], 2, 128, 16, torch.float16)
+    for keys in (paged.k_cache, *paged.k):
+        keys[..., :2] = 250
+    q = torch.randn(7, 4, 128).half()
+    q[..., :2] = 150
+    out = paged_attention(q, paged.k_cache, paged.v_cache, paged.batch, 128**-0.5)
+    assert_close(out.double(), reference(q, paged, 128**-0.5, None, None, None), atol=5e-2, rtol=5e-2)
+
+
 def test_many_tiles_and_head_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """A workspace so small that prompts are cut into tiles and heads go one by one."""
     monkeypatch.setattr("sirocco.kernels.attention._QUERY_ROWS", 14)

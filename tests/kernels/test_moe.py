@@ -155,3 +155,9 @@ def test_a_token_does_not_depend_on_the_others() -> None:
     together = apply_experts(x, route_softmax(logits, 3), Experts(up, down), swiglu)
     alone = [apply_experts(x[i, None], route_softmax(logits[i, None], 3), Experts(up, down), swiglu) for i in range(T)]
     assert_close(together, torch.cat(alone))
+
+
+def test_no_tokens_are_no_work() -> None:
+    experts = Experts([Matrix(torch.randn(16, 8))], [Matrix(torch.randn(8, 8))], None, None)
+    routing = Routing(torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1))
+    assert apply_experts(torch.zeros(0, 8), routing, experts, swiglu).shape == (0, 8)

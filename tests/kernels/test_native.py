@@ -257,3 +257,13 @@ def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(build, "_compiler", lambda: "c++")
     monkeypatch.setattr(build.Path, "home", home)
     assert build.library_path.__wrapped__() is None
+
+
+@pytest.mark.parametrize("num_queries", [1, 12])
+@pytest.mark.parametrize("wrong", ["queries", "keys"])
+def test_attention_hides_no_nan(num_queries: int, wrong: str) -> None:
+    """A sampler that meets NaN fails the request; zeros in its place would go on as wrong text."""
+    k_cache, v_cache, q = randn(4, 1, 16, 64), randn(4, 1, 16, 64), randn(num_queries, 2, 64)
+    (q if wrong == "queries" else k_cache).fill_(torch.nan)
+    lens, table = torch.tensor([[num_queries], [40]]), torch.tensor([[1, 2, 3]], dtype=torch.int32)
+    assert ops.paged_attention(q, k_cache, v_cache, lens, table, 0.1, None, None, None).isnan().all()

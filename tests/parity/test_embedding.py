@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import (
     BertConfig,
@@ -63,6 +63,7 @@ MODELS = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SMALL)),
     "qwen3-body": (Qwen3Model, Qwen3Config(**SMALL | {"tie_word_embeddings": True})),
     "llama": (LlamaForCausalLM, LlamaConfig(**SMALL)),
+    "llama-both-ways": (LlamaForCausalLM, LlamaConfig(**SMALL, is_causal=False)),
     "phi3-longrope": (
         Phi3Model,
         Phi3Config(**SMALL | {"head_dim": 16, "original_max_position_embeddings": 32}, rope_parameters=longrope(8)),
@@ -120,6 +121,20 @@ def states(model, sequence):
 def assert_close(actual, expected):
     assert actual.shape == expected.shape and actual.dtype == torch.float32
     assert (actual - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def test_norms_by_the_names_of_the_first_checkpoints(sequences, tmp_path):
+    reference = save("bert", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for name in [name for name in tensors if "LayerNorm" in name]:
+        head, _, ending = name.partition("LayerNorm")
+        tensors[head + old["LayerNorm" + ending]] = tensors.pop(name)
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert_close(
+        load_embedder(tmp_path, "float32", "cpu").embed(sequences[:1])[0], states(reference, sequences[0]).mean(0)
+    )
 
 
 @pytest.mark.parametrize("budget", [4096, 50])

@@ -126,6 +126,7 @@ def test_share_of_a_head_that_is_turned(architecture, rotary_dim, interleaved):
         ("Gemma2ForCausalLM", {"layer_types": ["global"] * 4}, "layer_types holds 'global'"),
         ("Gemma3ForCausalLM", {"rope_parameters": {"full_attention": {}}}, "sliding_attention is missing"),
         ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}, "such a model embeds and cannot generate"),
+        ("Qwen2ForCausalLM", {"is_causal": False}, "is_causal says that .* such a model embeds and cannot generate"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0]}, "no_rope_layers must be a list of 0 and 1 for each of 4"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0, 2, 1]}, "no_rope_layers must be a list of 0 and 1"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": "all"}, "no_rope_layers must be a list of"),

@@ -270,6 +270,15 @@ def test_a_special_tag_stays_in_the_text_where_it_opens_calls(tiny_model, tmp_pa
     run(body())
 
 
+def test_a_special_token_as_a_stop_string_ends_the_answer(engine):
+    tokenizer = engine.asynchronous.tokenizer
+    token_id, name = tokenizer.eos_id, tokenizer.eos_token
+    wanted = {"max_tokens": 8, "ignore_eos": True, "logit_bias": {token_id: 100.0}, "temperature": 0}
+    assert engine.generate([5, 6], SamplingParams(**wanted)).finish_reason == "length"
+    stopped = engine.generate([5, 6], SamplingParams(**wanted, stop=["never", name]))
+    assert (stopped.finish_reason, stopped.text) == ("stop", "")
+
+
 def test_templates_without_a_default_do_not_keep_a_model_from_loading(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)

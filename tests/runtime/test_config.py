@@ -157,6 +157,12 @@ def test_text_part_of_several_modalities():
     assert make_config(GEMMA3, architecture="Gemma2ForCausalLM").architecture == "Gemma2ForCausalLM"
 
 
+def test_the_whole_says_where_answers_end_before_its_text_part_does():
+    text_config = GEMMA3["text_config"] | {"eos_token_id": 1}
+    assert make_config(GEMMA3 | {"text_config": text_config}).eos_token_ids == (1, 106)
+    assert make_config(GEMMA3 | {"text_config": text_config, "eos_token_id": None}).eos_token_ids == (1,)
+
+
 @pytest.mark.parametrize(("whole", "text", "tied"), [(True, False, True), (False, True, True), (False, False, False)])
 def test_tied_where_either_part_says_so(whole, text, tied):
     text_config = GEMMA3["text_config"] | {"tie_word_embeddings": text}

@@ -18,6 +18,11 @@ class Lengths:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.lost = False
+
+    def check_device(self) -> None:
+        if self.lost:
+            raise RuntimeError("the device is lost")
 
     def check(self, sequences: Sequence[Sequence[int]], dimensions: int | None = None) -> None:
         if any(0 in sequence for sequence in sequences):
@@ -93,3 +98,10 @@ def test_what_cannot_be_computed_ends_its_own_request_only(caplog: pytest.LogCap
     assert found[2].error == "the engine failed while computing this request" and found[2].vectors == []
     assert found[4].error == "no token" and found[4].param == "input"
     assert core.advance()[0] is False
+
+
+def test_a_lost_device_ends_the_engine() -> None:
+    core, embedder = core_with((1, [[13]]))
+    embedder.lost = True
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        core.advance()

@@ -53,3 +53,12 @@ def test_a_wide_head_of_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(backend, "FORCE_TRITON", True)
     with pytest.raises(ModelLoadError, match="bidirectional attention has no kernel for a head_dim of 260"):
         build_engine(options)
+
+
+def test_a_model_that_memory_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> object:
+        return torch.empty(1 << 47, dtype=torch.bfloat16)
+
+    monkeypatch.setattr("sirocco.runtime.build.load_model", load)
+    with pytest.raises(ModelLoadError, match="not enough memory"):
+        build_engine(EngineOptions("demo", device="cpu"))

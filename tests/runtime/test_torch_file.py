@@ -133,10 +133,11 @@ def test_code_is_not_run(folder, tensors, is_zip, monkeypatch):
         ({"a": torch.ones(1, device="meta")}, "tensor 'a' is not a plain dense tensor"),
         ({"a": torch.eye(3).to_sparse()}, "tensor 'a' is not a plain dense tensor"),
         ({"a": torch.ones(1, dtype=torch.complex64)}, r"tensor 'a' has the dtype torch\.complex64"),
-        ({"a": torch.ones(1).expand(2**40, 2**10)}, "config.json says 1 layers, the weights hold 0"),
+        ({"a": torch.ones(1).expand(2**40, 2**10)}, "tensor 'a' claims more elements than are stored"),
+        ({"a": torch.ones(1).expand(2)}, "tensor 'a' claims more elements than are stored"),
         ({}, "config.json says 1 layers, the weights hold 0"),
     ],
-    ids=["list", "nested", "number", "meta", "sparse", "complex", "huge view", "empty"],
+    ids=["list", "nested", "number", "meta", "sparse", "complex", "huge view", "small view", "empty"],
 )
 def test_other_contents(folder, value, message):
     torch.save(value, folder / "pytorch_model.bin")

@@ -134,6 +134,8 @@ def test_tied_head_shares_the_embedding(tmp_path):
 def test_large_embedding_stays_in_its_file(tmp_path, tied, offset, monkeypatch):
     monkeypatch.setattr(decoder, "MIN_IN_FILE", 1)
     tensors = make_tensors(dtype=torch.bfloat16)
+    if tied:
+        del tensors["lm_head.weight"]
     write(tmp_path, tensors, tie_word_embeddings=tied)
     path = tmp_path / "model.safetensors"
     length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -151,14 +153,29 @@ def test_large_embedding_stays_in_its_file(tmp_path, tied, offset, monkeypatch):
 
 def test_what_every_step_reads_whole_is_not_left_in_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(decoder, "MIN_IN_FILE", 1)
-    write(tmp_path, make_tensors(), tie_word_embeddings=True)
+    tensors = make_tensors()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write(tmp_path, tensors, tie_word_embeddings=True)
     assert not load(tmp_path).model.embed.in_file
 
 
 def test_names_that_no_model_needs_are_ignored(tmp_path):
     tensors = make_tensors() | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    write(tmp_path, tensors, tie_word_embeddings=True)  # and a head beside the tied embedding
+    write(tmp_path, tensors)
     load(tmp_path)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_head_beside_a_tied_embedding_is_used_where_it_differs(tmp_path, equal, caplog):
+    tensors = make_tensors()
+    if equal:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write(tmp_path, tensors, tie_word_embeddings=True)
+    loaded = load(tmp_path)
+    head = loaded.model.embed.output if equal else loaded.model.head.weight
+    assert torch.equal(head.dense(), tensors["lm_head.weight"])
+    assert loaded.spec.tied_embeddings is equal
+    assert ("another one is stored" in caplog.text) is not equal
 
 
 def test_progress_is_silent_where_nobody_looks(folder, capsys):
@@ -179,6 +196,15 @@ def test_missing_head(tmp_path, monkeypatch):
     del tensors["lm_head.weight"]
     write(tmp_path, tensors)
     assert_refused(tmp_path, r"1 missing \(lm_head\.weight\)", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["a\ud800", "\x1b[2Ja", "a" * 300, "\0"], ids=["surrogate", "escape", "long", "nul"])
+def test_names_of_missing_files_can_be_shown(folder, name):
+    index = {"weight_map": {"a": f"{name}.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelLoadError, match="1 of 1 weight files are missing, first ") as caught:
+        load(folder)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
 def test_unexpected_tensor(tmp_path, monkeypatch):

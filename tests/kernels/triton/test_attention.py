@@ -1,5 +1,6 @@
 """The attention kernels, interpreted, against float64: one query and one head at a time."""
 
+import dataclasses
 import math
 import os
 from itertools import pairwise
@@ -251,3 +252,24 @@ def test_a_long_request_does_not_set_the_time_of_the_step():
     waves = math.ceil(len(items) * 8 / (2 * 132))
     assert waves * longest <= 1.3 * (131072 + 31 * 4096) * 8 / (2 * 132)
     assert shape.most_splits(PREFILL) < shape.most_splits(DECODE)
+
+
+def test_invariant_work_depends_on_its_own_request_alone(options):
+    """A row among others is the same to the last bit, and cut as it is alone."""
+    paged = Paged([1] * 4, [200, 9, 333, 64], 2, 64, 16, torch.float32)
+    q = torch.randn(4, 4, 64)
+    alone = AttentionBatch(
+        torch.tensor([0, 1], dtype=torch.int32), paged.batch.seq_lens[:1], paged.batch.block_table[:1], [1], [200]
+    )
+    together = dataclasses.replace(paged.batch, invariant=True)
+    outs = [
+        paged_attention(q[: len(batch.query_lens)], paged.k_cache, paged.v_cache, batch, 0.1)[0]
+        for batch in (dataclasses.replace(alone, invariant=True), together)
+    ]
+    assert torch.equal(*outs)
+    shape = WorkShape(2, 2, None, (16, 16), (16, 16), 132)
+    for kv_lens in ([5000], [5000] + [70000] * 15):
+        _, tiles = cut([1] * len(kv_lens), kv_lens, shape)
+        work = attention_work.Work(DECODE, shape, tiles, torch.device("cpu"), static=False, invariant=True)
+        own = work.items[work.items[:, 0] == 0]
+        assert len(own) == -(-5000 // 32) and own[:, 5].max() == 5000

@@ -210,3 +210,36 @@ def test_broken_template_files(tmp_path: Path, value: object):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     with pytest.raises(ModelLoadError):
         ChatTemplate.load(tmp_path)
+
+
+DEEPSEEK = """{% for m in messages -%}
+{% if m.role == 'user' %}<U>{{ m.content }}{% endif -%}
+{% if m.role == 'assistant' %}<A>{% if m.content is none -%}
+{% for c in m.tool_calls %}{{ c.function.name + ' ' + c.function.arguments }}{% endfor -%}
+{% else %}{{ m.content }}{% endif %}<end>{% endif -%}
+{% if m.role == 'tool' %}<out>{{ m.content }}{% endif -%}
+{% endfor %}"""
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_templates_that_show_calls_beside_null_and_as_text_alone(content: str | None, renderer: TemplateRenderer):
+    template = ChatTemplate(DEEPSEEK, renderer=renderer)
+    called = {**CALL, "content": content}
+    messages = [CHATS["one"][0], called, {"role": "tool", "tool_call_id": "call_123456789", "content": "sun"}]
+    call = 'weather {"place": "Zürich", "n": 1.0}'
+    assert template.render(messages) == f"<U>Hi\n<A>{call}<end><out>sun"
+    given = {"id": "1", "type": "function", "function": {"name": "now", "arguments": {"a": "é"}}}
+    assert 'now {"a": "é"}' in template.render([messages[0], {**called, "tool_calls": [given]}])
+
+
+def test_a_template_that_takes_arguments_as_text(renderer: TemplateRenderer):
+    source = "{% for m in messages %}{{ m.content + '|' }}{% for c in m.tool_calls or [] %}{{ c.function.name + ' ' + "
+    template = ChatTemplate(source + "c.function.arguments }}{% endfor %}{% endfor %}", renderer=renderer)
+    assert template.render([CHATS["one"][0], CALL]) == 'Hi\n||weather {"place": "Zürich", "n": 1.0}'
+
+
+def test_reasoning_goes_by_the_names_that_templates_read(renderer: TemplateRenderer):
+    template = ChatTemplate("{{ messages[1].thinking }}|{{ messages[1].reasoning_content }}", renderer=renderer)
+    for name in ("reasoning", "reasoning_content", "thinking"):
+        answer = {"role": "assistant", "content": "x", name: "why"}
+        assert template.render([CHATS["one"][0], answer]) == "why|why"

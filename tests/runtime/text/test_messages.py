@@ -25,6 +25,7 @@ def test_the_shape_templates_expect():
             "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": [1, "é"]}}}],
             "reasoning": "r",
             "reasoning_content": "r",
+            "thinking": "r",
         },
         {"role": "tool", "tool_call_id": "c1", "content": ""},
         {"role": "assistant", "content": "done", "extra": {"kept": True}},

@@ -1,9 +1,11 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 from transformers import AutoTokenizer
 
 from sirocco.runtime.errors import ModelLoadError, RequestError
@@ -195,3 +197,17 @@ def test_broken_folders(tmp_path: Path, name: str, content: bytes):
     with pytest.raises(ModelLoadError) as caught:
         load_tokenizer(tmp_path)
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_added_tokens_of_spaces_are_spaces(llama_fast: Path, spm_bpe: Callable[..., Path], tmp_path: Path):
+    """Gemma's runs of spaces are added tokens, spelled as the pieces are; a special token is what it says."""
+    shutil.copytree(llama_fast, tmp_path, dirs_exist_ok=True)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.add_tokens([tokenizers.AddedToken("▁▁▁▁", normalized=True)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    ids = [*tokenizer.encode("the", False), tokenizer.token_id("▁▁▁▁"), *tokenizer.encode("fox", False)]
+    assert tokenizer.decode(ids) == backend.decode(ids) == "the     fox"
+    added = {"420": {"content": "▁▁"}, "421": {"content": "<▁>", "special": True}}
+    tokenizer = load_tokenizer(spm_bpe(added_tokens_decoder=added))
+    assert tokenizer.decode([420, 421], skip_special_tokens=False) == "  <▁>"[1:]
