@@ -24,9 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", default=None, help="use what is downloaded already, no more")
     group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    group.add_argument(
-        "--max-num-seqs", type=_num_seqs, default=64, metavar="N", help="computed at once (64)"
-    )
+    group.add_argument("--max-num-seqs", type=_num_seqs, default=64, metavar="N", help="computed at once (64)")
     group.add_argument("--kv-memory", type=num_bytes, metavar="SIZE", help="cache size, such as 4GiB or 512MiB")
     group.add_argument("--chunk-size", type=positive, metavar="TOKENS", help="most prompt tokens of one request a step")
     group.add_argument("--max-model-len", type=positive, metavar="TOKENS", help="shorten the context")

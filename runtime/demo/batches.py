@@ -68,7 +68,7 @@ class Step:
 
 Queue: TypeAlias = "multiprocessing.queues.Queue[bytes]"
 Document = tuple[list[int], list[bool]]
-STRIDE = 32  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
+STRIDE = 16  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
 
 
 def rounded(count: int, stride: int) -> int:
@@ -87,7 +87,7 @@ def collate(documents: list[Document], rows: int, length: int) -> Batch:
             if said[i]:
                 index.append(row * length + i - 1)
                 labels.append(tokens[i])
-    spare = rounded(len(index), 4 * STRIDE) - len(index)
+    spare = rounded(len(index), 8 * STRIDE) - len(index)
     targets = Targets(torch.tensor(index + [0] * spare), torch.tensor(labels + [IGNORED] * spare))
     return Batch(ids, targets, sum(len(tokens) for tokens, _ in documents), len(labels))
 

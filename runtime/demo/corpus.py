@@ -51,7 +51,8 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
     "json": (0.04, lambda values, _: fields_as_json(values)),
 }
 LATE_SHARES = {  # of the end of training
-    "everyday": 0.27, "compute": 0.11, "parallel": 0.12, "parallel everyday": 0.16, "no tool": 0.065, "decline": 0.06,
+    "generic": 0.13, "pattern": 0.20, "everyday": 0.27, "compute": 0.11, "parallel": 0.13, "parallel everyday": 0.16,
+    "no tool": 0.065, "decline": 0.06,
 }  # fmt: skip
 
 PIRATE = (

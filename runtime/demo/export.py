@@ -19,7 +19,7 @@ from torch import Tensor
 from sirocco.runtime.demo.network import LoraSettings, Network
 from sirocco.runtime.demo.rendering import TEMPLATE
 from sirocco.runtime.demo.train import load_network
-from sirocco.runtime.demo.vocabulary import SPECIAL
+from sirocco.runtime.demo.vocabulary import HEADERS, SPECIAL
 
 __all__ = ["adapter_tensors", "export_adapter", "export_model", "model_tensors"]
 
@@ -39,7 +39,7 @@ NORMS = {
 
 def model_tensors(network: Network) -> dict[str, Tensor]:
     """The network's weights under the names of Qwen3ForCausalLM, in bfloat16."""
-    out = {"model.embed_tokens.weight": network.embedding, "model.norm.weight": network.norm}
+    out = {"model.embed_tokens.weight": network.embeddings(), "model.norm.weight": network.norm}
     for i, block in enumerate(network.blocks):
         prefix = f"model.layers.{i}."
         for ours, theirs in NORMS.items():
@@ -83,7 +83,7 @@ def tokenizer_config() -> dict[str, Any]:
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "unk_token": None,
-        "additional_special_tokens": ["<|im_start|>"],
+        "additional_special_tokens": ["<|im_start|>", *HEADERS],
         "model_max_length": 4096,
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,

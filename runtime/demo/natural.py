@@ -10,7 +10,7 @@ from functools import cache, partial
 
 from sirocco.runtime.demo.compute import asked
 from sirocco.runtime.demo.exchange import Exchange
-from sirocco.runtime.demo.families import FAMILIES, FURTHER_FAMILIES, HELD_OUT_FAMILIES, LATE_FAMILIES
+from sirocco.runtime.demo.families import FAMILIES, FURTHER_FAMILIES, HELD_OUT_FAMILIES
 from sirocco.runtime.demo.families.family import Family
 from sirocco.runtime.demo.lexicon import words
 from sirocco.runtime.demo.patterns import stand_in
@@ -124,7 +124,7 @@ def disguised(declared: Declared, values: Values, frame: str) -> Declared:
     So a request fits a function because the same words are in both, not because they have been seen together.
     """
     rng, tool = values.rng, declared.tool
-    if values.split == "test" or rng.random() > (0.2 if values.late else 0.35):
+    if values.split == "test" or rng.random() > (0.2 if values.late else 0.3):
         return declared
     named = " ".join((tool.name, tool.description, *(parameter.name for parameter in tool.parameters)))
     words_of = sorted({w for w in re.findall(r"[a-z]{3,}", named.lower()) if w not in PLAIN})
@@ -157,8 +157,6 @@ def ask(declared: Declared, values: Values, frame: str) -> tuple[str, Call]:
     return fill(frame, said), Call(declared.tool.name, arguments)
 
 
-TRAINED_FAMILIES = (*FAMILIES, *FURTHER_FAMILIES)
-UNTESTED_FAMILIES = (*FURTHER_FAMILIES, *LATE_FAMILIES)
 TESTED_FAMILIES = tuple(family for family in FAMILIES if has_unseen(family.frames))
 
 
@@ -168,9 +166,7 @@ def families(values: Values, schemas: Split) -> tuple[Family, ...]:
         return HELD_OUT_FAMILIES
     if values.split == "test":
         return TESTED_FAMILIES
-    if not values.late:
-        return TRAINED_FAMILIES
-    return FAMILIES if values.rng.random() < 0.55 else UNTESTED_FAMILIES
+    return FAMILIES if values.rng.random() < (0.55 if values.late else 0.42) else FURTHER_FAMILIES
 
 
 def family_for(values: Values, schemas: Split) -> Family:

@@ -191,6 +191,8 @@ class Network(nn.Module):
         super().__init__()
         self.shape, self.lora = shape, lora
         self.embedding = nn.Parameter(torch.randn(shape.vocab, shape.width) * 0.02)
+        self.register_buffer("roots", torch.arange(shape.vocab))
+        self.roots: Tensor
         self.blocks = nn.ModuleList([Block(shape, lora) for _ in range(shape.layers)])
         self.norm = nn.Parameter(torch.ones(shape.width))
         half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
@@ -200,17 +202,32 @@ class Network(nn.Module):
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_("lora_" in name)
 
+    def derive(self, roots: list[int]) -> None:
+        """Let each token that has another for its root begin with that one's embedding, and learn what it adds."""
+        self.roots.copy_(torch.tensor(roots))
+        with torch.no_grad():
+            self.embedding[self.derived] = 0.0
+
+    @property
+    def derived(self) -> Tensor:
+        """Which tokens [V] have another for their root."""
+        return self.roots != torch.arange(len(self.roots))
+
+    def embeddings(self) -> Tensor:
+        """The embedding of every token, [V, C]."""
+        return self.embedding + self.derived[:, None] * F.embedding(self.roots, self.embedding)
+
     def compile_blocks(self) -> None:
         """Fuse what stands between the products of a layer, which takes most of a minute and makes steps faster."""
         for block in self.blocks:
             block.compile(dynamic=True)
 
-    def hidden(self, ids: Tensor, kept: Tensor) -> Tensor:
-        """ids [B, L] → [N, C] at the positions `kept` [N] of all rows in a row."""
+    def hidden(self, ids: Tensor, kept: Tensor, embeddings: Tensor) -> Tensor:
+        """ids [B, L] by embeddings [V, C] → [N, C] at the positions `kept` [N] of all rows in a row."""
         positions = torch.arange(ids.shape[1], dtype=torch.float32)
         angles = positions[None, :, None, None] * self.frequencies
         cos, sin = angles.cos(), angles.sin()
-        x = F.embedding(ids, self.embedding)
+        x = F.embedding(ids, embeddings)
         *early, last = self.blocks
         for block in early:
             x = block(x, cos, sin)
@@ -219,6 +236,7 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor, targets: Targets) -> Tensor:
         """The sum of the cross-entropies of targets, a scalar in float32; ids [B, L] padded on the right."""
-        hidden = self.hidden(ids, targets.index).bfloat16()
-        logits = F.linear(hidden, self.embedding.bfloat16()).float()
+        embeddings = self.embeddings()
+        hidden = self.hidden(ids, targets.index, embeddings).bfloat16()
+        logits = F.linear(hidden, embeddings.bfloat16()).float()
         return F.cross_entropy(logits, targets.labels, reduction="sum")

@@ -264,15 +264,14 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     told = rng.choice(DESCRIPTIONS).format(
         V=verb.capitalize(), verb=verb, noun=noun, p=parameters[0].name.replace("_", " ") if parameters else "name"
     )
-    tool = Tool(
-        named(called, noun, values, "{noun}" in frame or noun == unit),
-        told,
-        tuple(rng.sample(parameters, len(parameters))),
-    )
+    name = named(called, noun, values, "{noun}" in frame or noun == unit)
+    declared = tuple(rng.sample(parameters, len(parameters)))
+    tool = Tool(name, told, declared)
+    call = Call(name, {parameter.name: arguments[parameter.name] for parameter in declared})
     results = (invent(values),)
     answer, facts = report(results)
     if frame.startswith(("{noun}", "{0}", "the ", "at ", "on ")):
         request = raised(clause + rng.choice(STATEMENT_ENDINGS))
     else:
         request = question(values, clause) if asks else polite(values, clause)
-    return Exchange("pattern", request, answer, (Call(tool.name, arguments),), results, facts, (tool,))
+    return Exchange("pattern", request, answer, (call,), results, facts, (tool,))

@@ -145,10 +145,10 @@ def has_unseen(frames: tuple[str, ...]) -> bool:
 def worded(values: Values, frames: Sequence[str], more: Sequence[str] = (), *, novel: bool = False) -> str:
     """A wording of one of the frames that the split may use; training and test share none.
 
-    The end of training also uses `more` frames. `novel` frames belong to functions that training never sees, so all of
+    Training also uses `more` frames. `novel` frames belong to functions that training never sees, so all of
     their wordings are unseen.
     """
-    if values.late:
+    if values.split == "train":
         frames = (*frames, *more)
     for _ in range(500):
         text = varied(values.rng.choice(frames), values.rng)

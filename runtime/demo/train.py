@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from sirocco.runtime.demo.batches import PARTS, Queue, Recipe, Step, queues, steps
 from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.network import LoraSettings, Network, Projection, Shape
 from sirocco.runtime.demo.optimizer import Muon
-from sirocco.runtime.demo.vocabulary import texts, train_tokenizer
+from sirocco.runtime.demo.vocabulary import roots, texts, train_tokenizer
 
 __all__ = ["PLANS", "Plan", "load_network"]
 
-VOCAB = 3584
+VOCAB = 3840
 CHECKPOINT_SECONDS = 120.0
 
 
@@ -51,11 +52,11 @@ class Plan:
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=5700, tokens=6144, cooldown=0.66, last=0.25),
+    "base": Plan(BASE, steps=7000, tokens=5120, cooldown=0.66, last=0.25),
     "finish": Plan(
         BASE,
-        steps=2200,
-        tokens=6144,
+        steps=3100,
+        tokens=5120,
         matrix_lr=0.005,
         vector_lr=0.001,
         warmup=20,
@@ -63,7 +64,7 @@ PLANS = {
         begins="base",
         late=True,
     ),
-    "draft": Plan(Shape(vocab=VOCAB, width=112, layers=3, heads=2, kv_heads=1, hidden=192), steps=2000),
+    "draft": Plan(Shape(vocab=VOCAB, width=104, layers=3, heads=2, kv_heads=1, hidden=192), steps=2000),
     "lora": Plan(
         BASE, steps=220, matrix_lr=0.0, vector_lr=0.003, manner="pirate", lora=LoraSettings(), begins="finish"
     ),
@@ -117,10 +118,12 @@ def save(path: Path, network: Network, state: dict[str, Any]) -> None:
 class Trainer:
     """One run in one of a crew's processes: a network, its optimizers, and where it stands."""
 
-    def __init__(self, plan: Plan, path: Path, crew: Crew, *, resume: bool) -> None:
+    def __init__(self, plan: Plan, path: Path, crew: Crew, *, resume: bool, roots: list[int] | None = None) -> None:
         self.plan, self.path, self.crew = plan, path, crew
         torch.manual_seed(1)
         self.network = Network(plan.shape, plan.lora)
+        if roots is not None:
+            self.network.derive(roots)
         self.optimizers = optimizers(self.network, plan, crew)
         self.step, self.pool, self.tokens, self.seconds = 0, 0, 0, 0.0
         if resume and path.exists():
@@ -197,11 +200,11 @@ class Trainer:
         self.save()
 
 
-def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, queue: Queue) -> None:
+def work(rank: int, plan: Plan, path: Path, crew: Crew, resume: bool, roots: list[int], queue: Queue) -> None:
     """A further process of a crew."""
     torch.set_num_threads(1)
     try:
-        Trainer(plan, path, crew.as_rank(rank), resume=resume).run(queue)
+        Trainer(plan, path, crew.as_rank(rank), resume=resume, roots=roots).run(queue)
     except BaseException:
         crew.abandon()
         raise
@@ -211,11 +214,12 @@ def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: in
     """Train one network into a checkpoint."""
     torch.set_num_threads(1)
     crew = Crew(processes, sum(p.numel() for p in Network(plan.shape, plan.lora).parameters()) + 1)
-    trainer = Trainer(plan, path, crew, resume=resume)
+    forms = roots(Tokenizer.from_file(str(recipe.tokenizer)))
+    trainer = Trainer(plan, path, crew, resume=resume, roots=forms)
     filled = queues(recipe, processes, trainer.pool)
     for rank in range(1, processes):
         process = multiprocessing.get_context("spawn").Process(
-            target=work, args=(rank, plan, path, crew, resume, filled[rank]), daemon=True
+            target=work, args=(rank, plan, path, crew, resume, forms, filled[rank]), daemon=True
         )
         process.start()
     trainer.run(filled[0])

@@ -14,7 +14,8 @@ import torch
 from sirocco.runtime.demo import train
 from sirocco.runtime.demo.batches import Batch, Step, shares, steps
 from sirocco.runtime.demo.crew import Crew
-from sirocco.runtime.demo.network import LoraSettings, Shape, Targets
+from sirocco.runtime.demo.export import model_tensors
+from sirocco.runtime.demo.network import LoraSettings, Network, Shape, Targets
 from sirocco.runtime.demo.train import Plan, Trainer
 
 SHAPE = Shape(vocab=32, width=16, layers=2, heads=2, kv_heads=1, hidden=16, head_dim=8)
@@ -83,6 +84,21 @@ def test_two_processes_train_as_one_does(plan: Plan, tmp_path: Path, monkeypatch
         assert torch.equal(two, three)
         torch.testing.assert_close(one, two, rtol=0.1, atol=0.02)
     assert all(trainer.tokens == 3 * 48 for trainer in (alone, *together))
+
+
+def test_a_form_begins_as_its_root_and_both_learn_from_it() -> None:
+    torch.manual_seed(0)
+    network = Network(SHAPE)
+    network.derive([0, 1, 1, *range(3, 32)])
+    whole = network.embeddings()
+    assert torch.equal(whole[2], whole[1]) and not torch.equal(whole[3], whole[1])
+    assert torch.equal(model_tensors(network)["model.embed_tokens.weight"], whole.bfloat16())
+    whole[2].sum().backward()
+    moved = network.embedding.grad
+    assert moved is not None and moved[[1, 2]].eq(1.0).all() and moved[[0, *range(3, 32)]].eq(0.0).all()
+    again = Network(SHAPE)
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.embeddings(), whole)
 
 
 def test_a_pool_that_went_missing_is_noticed() -> None:

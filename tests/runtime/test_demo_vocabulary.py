@@ -7,7 +7,7 @@ import json
 import pytest
 from tokenizers import Tokenizer
 
-from sirocco.runtime.demo.vocabulary import MARKS, SPECIAL, texts, thinned, train_tokenizer
+from sirocco.runtime.demo.vocabulary import GLUE, HEADERS, MARKS, SPECIAL, roots, texts, thinned, train_tokenizer
 
 SIZE = 1200
 
@@ -48,6 +48,34 @@ def test_a_word_is_the_same_tokens_wherever_it_stands(tokenizer: Tokenizer) -> N
 def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     for one in (tokenizer, thinned(tokenizer, "any")):
         assert one.decode(one.encode(text).ids) == text
+
+
+def test_small_words_take_their_spaces_along(tokenizer: Tokenizer) -> None:
+    def pieces(text: str) -> list[str]:
+        return [tokenizer.decode([token], skip_special_tokens=False) for token in tokenizer.encode(text).ids]
+
+    assert pieces("set the number of 7 to 8") == ["set ", "the ", "number", " of ", "7", " to ", "8"]
+    assert pieces("the_number, of") == ["the", "_", "number", ", ", "of"]
+    alone = tokenizer.encode("soft").tokens  # begins and ends as small words do
+    assert tokenizer.encode("a soft").tokens[1:] == alone
+    assert all(tokenizer.token_to_id(word) is not None for word in GLUE)
+
+
+def test_what_every_call_has_is_few_tokens(tokenizer: Tokenizer) -> None:
+    call = '<tool_call>\n{"name": "x", "arguments": {"n": 7}}\n</tool_call>'
+    assert len(tokenizer.encode(call).ids) == len(("open", "x", "arguments", "n", "colon", "7", "close"))
+    assert tokenizer.decode(tokenizer.encode(call).ids) == call
+    assert [len(tokenizer.encode(header).ids) for header in HEADERS] == [1] * 4
+
+
+def test_a_form_of_a_word_has_the_word_for_its_root(tokenizer: Tokenizer) -> None:
+    found, ids = roots(tokenizer), tokenizer.get_vocab()
+    spoken = {token: number for token, number in ids.items() if token.strip("Ġ").isalpha()}
+    assert found[ids["TheĠ"]] == found[ids["theĠ"]] == found[ids["ĠtheĠ"]] == found[ids["the"]] == ids["the"]
+    assert found[ids["numbers"]] == ids["number"]
+    assert all(found[root] == root for root in found)
+    assert all(found[number] == number for token, number in ids.items() if token not in spoken)
+    assert all(found[ids[piece]] == ids[piece] for piece in made_of_pieces(tokenizer))
 
 
 def test_thinned_cuts_some_words_the_same_way_in_a_whole_text(tokenizer: Tokenizer) -> None:

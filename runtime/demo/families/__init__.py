@@ -30,7 +30,7 @@ from sirocco.runtime.demo.families.trade import TRADE
 from sirocco.runtime.demo.families.travel import TRAVEL
 from sirocco.runtime.demo.families.work import WORK
 
-__all__ = ["FAMILIES", "FURTHER_FAMILIES", "HELD_OUT_FAMILIES", "LATE_FAMILIES"]
+__all__ = ["FAMILIES", "FURTHER_FAMILIES", "HELD_OUT_FAMILIES"]
 
 FAMILIES = (*COMMON, *HOME, *WORK, *TOWN)
 FURTHER_FAMILIES = (  # only training asks for them, so that it has read more of English than the test speaks
@@ -48,8 +48,6 @@ FURTHER_FAMILIES = (  # only training asks for them, so that it has read more of
     *PUBLIC,
     *TRADE,
     *TRAVEL,
-)
-LATE_FAMILIES = (  # met at the end of training, when a function has to be found by what it means
     *EATING,
     *HOBBIES,
     *MONEY,
