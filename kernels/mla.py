@@ -165,11 +165,12 @@ def expanded_attention(q: Tensor, w_k: Tensor, w_v: Tensor, context: Tensor, sca
 def _attend_to_latents(q: Tensor, context: Tensor, rank: int, scale: float, out: Tensor) -> None:
     """Attend from q [n, H, R + P] to the context [L, R + P], keys and values in one; fill out [n, H, R]."""
     (num_queries, num_heads, size), num_keys = q.shape, len(context)
+    q, keys = for_scores(q), for_scores(context)
     step = max(1, _SCORE_BYTES // (num_heads * num_keys * 4))
     for first in range(0, num_queries, step):
         rows = slice(first, min(first + step, num_queries))
         count, seen = rows.stop - first, num_keys - num_queries + rows.stop
-        scores = torch.mm(for_scores(q[rows]).reshape(-1, size), for_scores(context[:seen]).T)
+        scores = torch.mm(q[rows].reshape(-1, size), keys[:seen].T)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
         if count > 1:
             latest = scores.view(count, num_heads, seen)[..., seen - count :]
@@ -180,11 +181,12 @@ def _attend_to_latents(q: Tensor, context: Tensor, rank: int, scale: float, out:
 def _causal(q: Tensor, keys: Tensor, values: Tensor, scale: float, out: Tensor) -> None:
     """Attend from q [h, n, D] to keys and values [h, L, ...], the last n of which stand where q does; fill out."""
     num_queries, num_keys = q.shape[1], keys.shape[1]
+    q, keys = for_scores(q), for_scores(keys)
     step = max(16, _SCORE_BYTES // (len(q) * num_keys * 4))
     for first in range(0, num_queries, step):
         rows = slice(first, min(first + step, num_queries))
         seen = num_keys - num_queries + rows.stop
-        scores = torch.bmm(for_scores(q[:, rows]), for_scores(keys[:, :seen]).transpose(1, 2))
+        scores = torch.bmm(q[:, rows], keys[:, :seen].transpose(1, 2))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
         count = rows.stop - first
         scores[..., seen - count :].masked_fill_(_future(count, q.device), -torch.inf)

@@ -22,7 +22,7 @@ class Operation:
     evaluate: Callable[..., Value]
     code: str
     frames: tuple[str, ...]
-    more: tuple[str, ...] = ()  # further frames of the end of training, none of them in any test
+    more: tuple[str, ...] = ()  # further frames of training, none of them in any test
 
 
 def tidy(value: float) -> int | float:

@@ -26,7 +26,7 @@ MARKS = (
     '<tool_call>\n{"name": "', '", "arguments": {"', '", "arguments": {}}\n</tool_call>',
     '"}}\n</tool_call>', "}}\n</tool_call>",
 )  # fmt: skip
-# Small words, hardly ever part of a value. They take the spaces at their sides along, which is a fifth of all tokens.
+# Small words, hardly ever part of a value. They take along the spaces at their sides: one token in six was one.
 GLUE = words("""
 a about after again all also am an and any are as at be before between by can could did do does for from get give has
 have how i if in into is it its just know let like many me more much must my need new no not now of off on one only

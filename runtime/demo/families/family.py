@@ -20,4 +20,4 @@ class Family:
     parameters: str
     frames: tuple[str, ...]
     result: str = ""  # `key:kind …` of a fitting result; empty: any
-    more: tuple[str, ...] = ()  # further frames of the end of training, none of them in any test
+    more: tuple[str, ...] = ()  # further frames of training, none of them in any test
