@@ -25,7 +25,7 @@ class Guard:
     """Checks built once from the options. Pages are let in only from the server's own origin or `cors_origins`."""
 
     def __init__(self, options: ServerOptions) -> None:
-        self._hosts = frozenset(name.lower() for name in (*options.allowed_hosts, options.host))
+        self._hosts = frozenset(map(_named, (*options.allowed_hosts, options.host)))
         self._any_host = "*" in self._hosts
         # A rebound name is never an address, so on a wildcard bind addresses need no list.
         self._any_address = options.host in WILDCARD_BINDS
@@ -88,6 +88,12 @@ def _authority(origin: str) -> str | None:
         return urlsplit(origin).netloc or None  # "null" has none
     except ValueError:
         return None
+
+
+def _named(option: str) -> str:
+    """The host that an option names, be it with a port or in brackets as in a URL."""
+    host = option.lower()
+    return host if _address(host) is not None else _without_port(host)
 
 
 def _without_port(host: str) -> str:

@@ -19,6 +19,7 @@ from sirocco.api.errors import (
     invalid_json,
 )
 from sirocco.api.options import ServerOptions
+from sirocco.runtime.background import in_background
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -105,7 +106,7 @@ class Exchange:
         """`function(request)`, on a thread when the body was so large that others would have to wait for it."""
         if self._num_body_bytes <= LARGE_BODY:
             return function(request)
-        return await asyncio.to_thread(function, request)
+        return await in_background(lambda: function(request))
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:

@@ -186,7 +186,7 @@ _ENGINE_FAMILIES: tuple[tuple[type[_Scalar], str, str, Callable[[EngineStats], f
     ),
     (GaugeMetricFamily, "kv_cache_blocks_used", "Cache blocks in use.", lambda s: s.blocks_used),
     (GaugeMetricFamily, "kv_cache_blocks", "Cache blocks there are.", lambda s: s.blocks_total),
-    (CounterMetricFamily, "prompt_tokens", "Prompt tokens computed.", lambda s: s.prompt_tokens),
+    (CounterMetricFamily, "prompt_tokens", "Prompt tokens taken in, cached ones too.", lambda s: s.prompt_tokens),
     (CounterMetricFamily, "generation_tokens", "Tokens generated.", lambda s: s.generated_tokens),
     (CounterMetricFamily, "prefix_cache_queries", "Prompt tokens looked up.", lambda s: s.prefix_queries),
     (CounterMetricFamily, "prefix_cache_hits", "Prompt tokens found cached.", lambda s: s.prefix_hits),

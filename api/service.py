@@ -60,11 +60,15 @@ class Service:
         return self.engine.model_id
 
     async def render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        variables: dict[str, Any],
+        truncate: bool,
     ) -> list[int]:
         """The prompt of a conversation. Raises `OverloadedError` when too many requests wait for theirs."""
         with self._places(1):
-            return await self.engine.render_chat(messages, tools, **variables)
+            return await self.engine.chat_prompt(messages, tools, variables, truncate)
 
     async def tokenize(self, prompts: list[str | list[int]], params: SamplingParams) -> list[list[int]]:
         """Token ids of a request's prompts, of which each will take a place in the queue.
@@ -75,12 +79,12 @@ class Service:
         if len(prompts) > limit:
             raise RequestError(f"at most {limit} prompts fit into this server, got {len(prompts)}", "prompt")
         with self._places(len(prompts)):
-            return await self.engine.tokenize_inputs(prompts, whole=not params.truncate_prompt)
+            return await self.engine.tokenize_inputs(prompts, "end" if params.truncate_prompt else "all")
 
     async def tokenize_inputs(self, inputs: list[str | list[int]], truncate: bool) -> list[list[int]]:
         """Token ids of what one request wants embedded. Raises `OverloadedError` when the queue is full."""
         with self._places(1):
-            return await self.engine.tokenize_inputs(inputs, truncate, param="input")
+            return await self.engine.tokenize_inputs(inputs, "start" if truncate else "all", param="input")
 
     def _limit(self) -> int:
         info = self.engine.client.info

@@ -41,10 +41,34 @@ def activation(name: str) -> Activation:
 
     Raises ValueError for a name that is not known.
     """
+    return functools.partial(_run, kind_of(name))
+
+
+def gated(name: str) -> Activation:
+    """Return act(gate) * up of a fused gate_up [..., 2 I] as [..., I], act as `activation` has it.
+
+    Raises ValueError for a name that is not known.
+    """
+    match kind_of(name):
+        case "silu":
+            return swiglu
+        case "gelu" | "gelu_tanh" as kind:
+            return functools.partial(geglu, tanh=kind == "gelu_tanh")
+        case kind:
+            return functools.partial(_run_gated, kind)
+
+
+def kind_of(name: str) -> str:
+    """Return the one name of ours for an activation. Raises ValueError for a name that is not known."""
     try:
-        return functools.partial(_run, _KINDS[name])
+        return _KINDS[name]
     except KeyError:
         raise ValueError(f"unknown activation {name!r}; known are {', '.join(sorted(_KINDS))}") from None
+
+
+def _run_gated(kind: str, gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return _run(kind, gate.contiguous()) * up
 
 
 def _run(kind: str, x: Tensor) -> Tensor:

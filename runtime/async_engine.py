@@ -6,9 +6,10 @@ Nothing here imports torch: the API process runs it too.
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
+from numbers import Integral
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from sirocco.runtime.background import in_background
 from sirocco.runtime.client import EngineClient
@@ -28,6 +29,7 @@ from sirocco.runtime.wire import EngineOptions
 
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
+Kept = Literal["all", "start", "end"]  # of a text that is too long; all: it is refused
 
 LONG_TEXT = 50_000  # characters, of all texts of a call: more are tokenised off the event loop
 MAX_CHARS_PER_TOKEN = 128  # on an average over a whole prompt; the longest tokens of vocabularies in use have as many
@@ -130,10 +132,15 @@ class AsyncEngine:
     # Requests.
 
     def submit(
-        self, prompt: Prompt, params: SamplingParams | None = None, first_call: ToolParserFactory | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        first_call: ToolParserFactory | None = None,
+        param: str = "prompt",
     ) -> RequestStream:
         """Hand a prompt to the engine and return its stream; with `first_call` it ends behind the first tool call.
 
+        `param` is what errors call the prompt.
         Raises at once, before anything is computed: `RequestError` for what the caller got wrong, `OverloadedError`
         when the queue is full, `EngineUnavailableError` when the engine is not ready.
         """
@@ -141,7 +148,7 @@ class AsyncEngine:
         params = params or SamplingParams()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         stop_ids = self._hidden_stops(params)
-        request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info, stop_ids)
+        request = resolve_request(self.client.next_id(), ids, params, self.config, self.client.info, stop_ids, param)
         stream = RequestStream(
             self.client, request, params, lambda: Detokenizer(self.tokenizer, continues=True), first_call
         )
@@ -161,18 +168,39 @@ class AsyncEngine:
         self._check_started()
         if sum(map(len, texts)) < LONG_TEXT:
             return [self.tokenizer.encode(text, add_special_tokens) for text in texts]
+        await self._tokenizing.acquire()
         # `encode` of the tokenizers library would hold up all threads (the GIL), its `encode_batch` does not.
-        async with self._tokenizing:
-            return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_special_tokens)
+        work = asyncio.ensure_future(in_background(lambda: self.tokenizer.encode_batch(texts, add_special_tokens)))
+        work.add_done_callback(self._tokenized)
+        return await asyncio.shield(work)  # a thread cannot be stopped: the next text waits even if this is given up
+
+    def _tokenized(self, work: asyncio.Future[list[list[int]]]) -> None:
+        self._tokenizing.release()
+        if not work.cancelled():
+            work.exception()  # has been seen, whether or not somebody still waits for it
 
     async def render_chat(
         self, messages: list[Message], /, tools: list[dict[str, Any]] | None = None, **variables: Any
     ) -> list[int]:
         """The prompt of a conversation, ready for the answer. Raises `RequestError` and `TemplateError`."""
+        return await self.chat_prompt(messages, tools, variables)
+
+    async def chat_prompt(
+        self,
+        messages: list[Message],
+        tools: list[dict[str, Any]] | None,
+        variables: Mapping[str, Any],
+        truncate: bool = False,
+    ) -> list[int]:
+        """The prompt of a conversation; with `truncate` of one that is beyond any context the end alone.
+
+        Raises `ContextLengthError` for one that is to be taken whole, and as `render_chat` does.
+        """
         self._check_started()
         if self.template is None:
             raise RequestError("this model has no chat template; send a prompt instead of messages", "messages")
         text = await self.template.arender(messages, tools, **variables)
+        (text,) = self._bounded([text], "end" if truncate else "all", "messages")
         return await self.tokenize(text, add_special_tokens=False)
 
     @overload
@@ -195,17 +223,16 @@ class AsyncEngine:
 
         `params` of a list may be a list too, one for each prompt.
         """
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        if isinstance(prompts, str) or _are_ids(prompts):
             if isinstance(params, Sequence):
                 raise RequestError("one prompt takes one set of sampling parameters, not a list", "params")
-            whole = params is None or not params.truncate_prompt
-            (token_ids,) = await self.tokenize_inputs([prompts], whole=whole)  # type: ignore[list-item]
+            (token_ids,) = await self.tokenize_inputs([prompts], _kept(params))  # type: ignore[list-item]
             return await self.submit(token_ids, params).result()
         each = list(params) if isinstance(params, Sequence) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise RequestError(f"{len(prompts)} prompts came with {len(each)} sampling parameters", "params")
-        whole = not any(one is not None and one.truncate_prompt for one in each)
-        return await self._generate_all(await self.tokenize_inputs(prompts, whole=whole), each)  # type: ignore[arg-type]
+        kept: Kept = "end" if any(_kept(one) == "end" for one in each) else "all"
+        return await self._generate_all(await self.tokenize_inputs(prompts, kept), each)  # type: ignore[arg-type]
 
     async def _generate_all(
         self, prompts: Sequence[list[int]], params: Sequence[SamplingParams | None]
@@ -240,30 +267,31 @@ class AsyncEngine:
         Raises as `submit` does.
         """
         several = [texts] if isinstance(texts, str) else texts
-        vectors = await self.client.embed(await self.tokenize_inputs(several, truncate, param="input"), dimensions)
+        sequences = await self.tokenize_inputs(several, "start" if truncate else "all", param="input")
+        vectors = await self.client.embed(sequences, dimensions)
         numbers = [array("f", vector).tolist() for vector in vectors]
         return numbers[0] if isinstance(texts, str) else numbers
 
     async def tokenize_inputs(
-        self, texts: Sequence[Prompt], truncate: bool = False, whole: bool = True, param: str = "prompt"
+        self, texts: Sequence[Prompt], kept: Kept = "all", param: str = "prompt"
     ) -> list[list[int]]:
-        """Token ids of texts, without holding up the event loop; with `truncate` as many of each as the model takes.
+        """Token ids of texts, without holding up the event loop.
 
-        Raises `ContextLengthError` for a text that is to be taken `whole` and is beyond any context at a glance.
+        Of one that is too long the start is `kept`, as much as the model takes, or the end, which `submit` cuts.
+        Raises `ContextLengthError` for one that is to be taken whole and is beyond any context at a glance.
         """
         self._check_started()
-        if whole and not truncate:
-            _check_lengths(texts, self.client.info.max_model_len, param)
-        encoded = iter(await self._encode([text for text in texts if isinstance(text, str)]))
-        sequences = [next(encoded) if isinstance(text, str) else list(text) for text in texts]
-        if not truncate:
+        strings = self._bounded([text for text in texts if isinstance(text, str)], kept, param)
+        encoded = iter(await self._encode(strings))
+        sequences = [next(encoded) if isinstance(text, str) else _listed(text, param) for text in texts]
+        if kept != "start":
             return sequences
         limit = self.client.info.max_model_len
         return [_truncated(sequence, limit) for sequence in sequences]
 
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
-        (token_ids,) = await self.tokenize_inputs([prompt], whole=params is None or not params.truncate_prompt)
+        (token_ids,) = await self.tokenize_inputs([prompt], _kept(params))
         async with self.submit(token_ids, params) as events:
             async for event in events:
                 yield event
@@ -277,7 +305,8 @@ class AsyncEngine:
         **variables: Any,
     ) -> Result:
         """Answer a conversation in OpenAI's message format."""
-        return await self.submit(await self.render_chat(messages, tools, **variables), params).result()
+        prompt = await self.chat_prompt(messages, tools, variables, _kept(params) == "end")
+        return await self.submit(prompt, params, param="messages").result()
 
     async def stream_chat(
         self,
@@ -288,19 +317,41 @@ class AsyncEngine:
         **variables: Any,
     ) -> AsyncGenerator[StreamEvent, None]:
         """Answer a conversation event by event. Closing the iterator cancels the request."""
-        prompt = await self.render_chat(messages, tools, **variables)
-        async with contextlib.aclosing(self.stream(prompt, params)) as events:
+        prompt = await self.chat_prompt(messages, tools, variables, _kept(params) == "end")
+        async with self.submit(prompt, params, param="messages") as events:
             async for event in events:
                 yield event
 
+    def _bounded(self, texts: list[str], kept: Kept, param: str) -> list[str]:
+        """The part of each text that can matter: tokenising takes time and memory that what cannot fit is not worth."""
+        context = self.client.info.max_model_len
+        most = context * MAX_CHARS_PER_TOKEN
+        longest = max(map(len, texts), default=0)
+        if longest <= most:
+            return texts
+        if kept == "all":
+            raise ContextLengthError(
+                f"a text has {longest} characters, which is more than a context of {context} tokens can hold", param
+            )
+        return [text[:most] if kept == "start" else text[-most:] for text in texts]
 
-def _check_lengths(texts: Sequence[Prompt], max_model_len: int, param: str) -> None:
-    """Tokenising takes time and memory, which a text that cannot fit is not worth."""
-    longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
-    if longest > max_model_len * MAX_CHARS_PER_TOKEN:
-        raise ContextLengthError(
-            f"a text has {longest} characters, which is more than a context of {max_model_len} tokens can hold", param
-        )
+
+def _are_ids(prompts: object) -> bool:
+    """Whether this is one prompt of token ids rather than a list of prompts."""
+    if not isinstance(prompts, Sized):
+        raise RequestError(f"a prompt must be a text or token ids, got {prompts!r:.64}", "prompt")
+    return len(prompts) > 0 and isinstance(next(iter(prompts)), Integral)  # type: ignore[call-overload]
+
+
+def _listed(ids: Sequence[int], param: str) -> list[int]:
+    try:
+        return list(ids)
+    except TypeError:
+        raise RequestError(f"a prompt must be a text or token ids, got {ids!r:.64}", param) from None
+
+
+def _kept(params: SamplingParams | None) -> Kept:
+    return "end" if params is not None and params.truncate_prompt else "all"
 
 
 def _truncated(ids: list[int], limit: int) -> list[int]:

@@ -10,20 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sirocco.runtime.config import read_json
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.safetensors_file import Entry, SafetensorsFile
 from sirocco.runtime.torch_file import TorchFile
+from sirocco.runtime.weight_files import weight_files
 
 WeightFile = SafetensorsFile | TorchFile
 
-# Index, usual name and endings of each format, the preferred one first.
-FORMATS = (
-    ("model.safetensors.index.json", "model.safetensors", (".safetensors",)),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin", (".bin", ".pt", ".pth")),
-)
 OPENERS: dict[str, Callable[[Path], WeightFile]] = {".safetensors": SafetensorsFile}
-NOT_WEIGHTS = ("training_args.", "optimizer.", "scheduler.", "scaler.", "rng_state")  # what trainers leave beside them
 
 
 class Checkpoint:
@@ -36,7 +30,7 @@ class Checkpoint:
         self._files: list[WeightFile] = []
         self._where: dict[str, tuple[WeightFile, Entry]] = {}
         try:
-            for path in _files(folder):
+            for path in weight_files(folder):
                 self._add(OPENERS.get(path.suffix, TorchFile)(path), prefixes or {})
         except BaseException:
             self.close()
@@ -109,41 +103,3 @@ class Checkpoint:
             if name in self._where:
                 raise ModelLoadError(f"tensor {stored!r} is in both {self._where[name][0].name} and {file.name}")
             self._where[name] = (file, entry)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The weight files of the first format there is: those its index names, else that of the usual name, else all."""
-    for index_name, usual, endings in FORMATS:
-        index = read_json(folder, index_name)
-        if index is not None:
-            return _indexed_files(folder, index_name, index.get("weight_map"), endings)
-        if (folder / usual).is_file():
-            return [folder / usual]
-        found = sorted(path for ending in endings for path in folder.glob(f"*{ending}"))
-        if files := [path for path in found if not path.name.startswith(NOT_WEIGHTS)]:
-            return files
-    others = ", only a .gguf, which is not supported" if any(folder.glob("*.gguf")) else ""
-    known = ", ".join(ending for _, _, endings in FORMATS for ending in endings)
-    raise ModelLoadError(f"the model folder holds no weights ({known}){others}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # no file can have such a name
-        return False
-
-
-def _indexed_files(folder: Path, index: str, weight_map: object, endings: tuple[str, ...]) -> list[Path]:
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelLoadError(f"{index}: weight_map must be an object that names files")
-    names = set(weight_map.values()) if all(isinstance(name, str) for name in weight_map.values()) else {""}
-    for name in names:
-        if not name.endswith(endings) or Path(name).name != name:
-            raise ModelLoadError(f"{index}: weight_map must name {endings[0]} files of the same folder")
-    missing = sorted(name for name in names if not _is_file(folder / name))
-    if missing:
-        raise ModelLoadError(
-            f"{len(missing)} of {len(names)} weight files are missing, first {repr(missing[0][:200])[1:-1]}"
-        )
-    return [folder / name for name in sorted(names)]

@@ -248,8 +248,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
 def rope_parameters(fields: Fields, layer_type: str | None = None) -> Fields:
     """Rope settings in one spelling (transformers 5), whichever the config uses: `rope_type`, `rope_theta` and the
     scaling's own fields; `layer_type` chooses among settings that are given per layer type."""
-    modern = fields.object("rope_parameters")
-    settings = modern or fields.object("rope_scaling")
+    settings = rope_settings(fields)
     if settings is not None and _is_per_layer_type(settings):
         if layer_type is None:
             raise settings.error("rope_type", "differs per layer type, which this architecture does not know")
@@ -267,6 +266,17 @@ def rope_parameters(fields: Fields, layer_type: str | None = None) -> Fields:
     return Fields(values, settings.where if settings else fields.where)
 
 
+def rope_settings(fields: Fields) -> Fields | None:
+    """`rope_parameters` or `rope_scaling`; where a config has both, what was scaled by hand, as in transformers."""
+    modern, older = fields.object("rope_parameters"), fields.object("rope_scaling")
+    if older is None or not older.values:
+        return modern
+    if modern is None or _is_per_layer_type(modern):
+        return modern or older
+    base = {name: modern.values[name] for name in ("rope_theta", "partial_rotary_factor") if name in modern}
+    return Fields(base | dict(older.values), older.where)
+
+
 def rope_factor(rope: Fields) -> float | None:
     """By how much a scaling stretches the context, where it says."""
     return rope.optional_number("factor", minimum=0.01, maximum=1e6)
@@ -279,7 +289,7 @@ def _is_per_layer_type(settings: Fields) -> bool:
 def _max_model_len(fields: Fields) -> int:
     """`max_position_embeddings`, extended where the rope scaling does not count as part of it already."""
     length = fields.integer("max_position_embeddings")
-    settings = fields.object("rope_parameters") or fields.object("rope_scaling")
+    settings = rope_settings(fields)
     if settings is None or _is_per_layer_type(settings):
         return length
     rope = rope_parameters(fields)

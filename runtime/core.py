@@ -128,5 +128,4 @@ def run_engine(core: Core, inbox: "SimpleQueue[Command | None]", deliver: Callab
         except Empty:
             pass
         busy, outputs = core.advance()
-        if outputs.outputs or outputs.embedded or not busy:  # falling asleep, it says where its gauges stand still
-            deliver(outputs)
+        deliver(outputs)  # with its gauges, also while prompts bring no tokens and when it falls asleep

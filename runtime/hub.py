@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.token_source import CACHE, check_token_source, read_token
+from sirocco.runtime.weight_files import unnamed_files
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "data" / "demo"
@@ -99,7 +100,7 @@ def _download(name: str, revision: str | None, token_source: str, offline: bool 
         offline = constants.is_offline_mode()
     token = False if offline else read_token(token_source)
     folder = _snapshot(name, revision, token, offline, WANTED, UNWANTED)
-    if not any(folder.glob("*.safetensors")):
+    if not unnamed_files(folder, (".safetensors",)):
         # A snapshot is named after its commit: the weights are of the same one, whatever has been published since.
         _snapshot(name, folder.name, token, offline, OLD_WANTED, OLD_UNWANTED)
     return folder

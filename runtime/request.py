@@ -4,12 +4,14 @@ These structs cross the socket between the API process and the engine process, s
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 
 from sirocco.runtime.errors import RequestError
+
+_T = TypeVar("_T")
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -39,8 +41,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: float | None = None
     n: int = 1
     seed: int | None = None
-    stop: str | Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
     ignore_eos: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -67,19 +69,29 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         _check_int("priority", self.priority, -(2**31), 2**31 - 1)
         if self.top_p == 0.0:
             raise RequestError("top_p must be greater than 0", "top_p")
+        _check_list("stop", () if self.stop is None or isinstance(self.stop, str) else self.stop)
         _check_stops(self.stop_strings)
-        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-            given = f"got {len(self.stop_token_ids)}"
+        stop_token_ids = _check_list("stop_token_ids", self.stop_token_ids or ())
+        if len(stop_token_ids) > MAX_STOP_TOKEN_IDS:
+            given = f"got {len(stop_token_ids)}"
             raise RequestError(f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids are allowed, {given}", "stop_token_ids")
-        for token_id in self.stop_token_ids:
+        for token_id in stop_token_ids:
             _check_int("stop_token_ids", token_id, 0, 2**31 - 1)
+        if not isinstance(self.logit_bias, Mapping | None):
+            raise RequestError("logit_bias must map token ids to numbers", "logit_bias")
         for token_id, bias in (self.logit_bias or {}).items():
             _check_int("logit_bias", token_id, 0, 2**31 - 1)
             _check_number("logit_bias", bias, -100.0, 100.0)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+def _check_list(name: str, value: Sequence[_T]) -> Sequence[_T]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
+        raise RequestError(f"{name} must be a list, got {value!r:.64}", name)
+    return value
 
 
 def _check_int(name: str, value: int | None, low: int, high: int, *, optional: bool = False) -> None:

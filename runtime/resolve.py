@@ -20,34 +20,35 @@ def resolve_request(
     config: ModelConfig,
     info: EngineInfo,
     stop_ids: Sequence[int] = (),
+    param: str = "prompt",
 ) -> EngineRequest:
     """Raises `RequestError` or `ContextLengthError` for what the engine could not compute.
 
-    `stop_ids` are the tokens of stop strings that are special, and so never seen in the text.
+    `stop_ids` are the tokens of stop strings that are special, and so never seen in the text. `param` is what errors
+    call the prompt.
     """
-    prompt = _fit(prompt, params, info)
+    prompt = _fit(prompt, params, info, param)
     _check_salt(params.cache_salt)
     return EngineRequest(
         id, prompt, _sampling(params, len(prompt), config, info, stop_ids), params.n, params.priority, params.cache_salt
     )
 
 
-def _fit(prompt: Sequence[int], params: SamplingParams, info: EngineInfo) -> list[int]:
+def _fit(prompt: Sequence[int], params: SamplingParams, info: EngineInfo, param: str) -> list[int]:
     """The prompt, checked; with `truncate_prompt` the end of one that is too long, leaving room for `max_tokens`.
 
     That room is half of the context at most. A prompt that fits stays whole, however little it leaves.
     """
     if not prompt:
-        raise RequestError("the prompt is empty", "prompt")
+        raise RequestError("the prompt is empty", param)
     limit = info.max_model_len
     if params.truncate_prompt and len(prompt) >= limit:
         prompt = prompt[-(limit - min(params.max_tokens or 1, limit // 2)) :]
     if len(prompt) >= limit:
         raise ContextLengthError(
-            f"the prompt has {len(prompt)} tokens, and the context of {limit} must hold it and at least one more",
-            "prompt",
+            f"the prompt has {len(prompt)} tokens, and the context of {limit} must hold it and at least one more", param
         )
-    return checked_ids(prompt, info.vocab_size, "prompt")
+    return checked_ids(prompt, info.vocab_size, param)
 
 
 def checked_ids(given: Sequence[int], vocab_size: int, param: str) -> list[int]:
@@ -82,7 +83,7 @@ def _sampling(
     defaults = config.generation
     room = info.max_model_len - prompt_len
     eos = () if params.ignore_eos else config.eos_token_ids
-    for name, given in (("logit_bias", params.logit_bias or ()), ("stop_token_ids", params.stop_token_ids)):
+    for name, given in (("logit_bias", params.logit_bias or ()), ("stop_token_ids", params.stop_token_ids or ())):
         for token_id in given:
             if token_id >= info.vocab_size:
                 raise RequestError(f"token id {token_id} is outside the vocabulary of {info.vocab_size}", name)
@@ -96,7 +97,7 @@ def _sampling(
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
         seed=random.getrandbits(62) if params.seed is None else params.seed % MAX_SEED,
-        stop_token_ids=(*eos, *params.stop_token_ids, *stop_ids),
+        stop_token_ids=(*eos, *(params.stop_token_ids or ()), *stop_ids),
         logit_bias=params.logit_bias,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,

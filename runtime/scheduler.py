@@ -68,7 +68,7 @@ class Scheduler:
             choices.append(Request(request, index, self._arrivals, self.groups))
         self._requests[request.id] = choices
         leader = choices[0]
-        if self.prefix is not None and request.sampling.prompt_logprobs is None:
+        if self.prefix is not None:
             leader.followers = choices[1:]
             for follower in leader.followers:
                 follower.held = True
@@ -385,7 +385,7 @@ class Scheduler:
             reason,
             None if logprob is None else [logprob],
             (request.num_cached or 0) if first else 0,
-            request.prompt_logprobs if first and request.index == 0 else None,
+            request.prompt_logprobs if first else None,
         )
 
     def _collect_prompt_logprobs(self, request: Request, start: int, known: Sequence[TokenLogprob]) -> None:

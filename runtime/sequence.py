@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from sirocco.runtime.blocks import BlockGroup
 from sirocco.runtime.prefix import root_digest
 from sirocco.runtime.request import MAX_SEED, TokenLogprob
 from sirocco.runtime.tables import BlockTables
-from sirocco.runtime.wire import EngineRequest
+from sirocco.runtime.wire import EngineRequest, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Request:
     def __init__(self, request: EngineRequest, index: int, arrival: int, groups: Sequence[BlockGroup]) -> None:
         self.id = request.id
         self.index = index
-        self.sampling = request.sampling
+        self.sampling = request.sampling if index == 0 else _without_prompt_logprobs(request.sampling)
         self.seed = (request.sampling.seed + index) % MAX_SEED
         self.stop_ids = frozenset(request.sampling.stop_token_ids)
         self.urgency = (request.priority, arrival)
@@ -96,3 +98,8 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({self.id}.{self.index}, {self.num_computed}/{len(self.token_ids)}+{self.num_placeholders})"
+
+
+def _without_prompt_logprobs(sampling: Sampling) -> Sampling:
+    """For choices after the first, which has them: these may take the prompt from the cache."""
+    return sampling if sampling.prompt_logprobs is None else replace(sampling, prompt_logprobs=None)

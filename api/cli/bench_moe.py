@@ -54,4 +54,4 @@ def _run(arguments: argparse.Namespace) -> int:
     ]
     columns = [("engine", "engine"), *((heading, metric) for metric, heading in page.SPEEDS)]
     report.publish(rows, columns, arguments.json)
-    return 1 if any(run.errors for run in results.runs) else 0
+    return 0 if results.runs and not any(run.errors for run in results.runs) else 1

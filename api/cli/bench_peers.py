@@ -42,11 +42,12 @@ def add_parser(kinds: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from sirocco.bench.peers import page, results, rounds
 
+    failed = False
     if not arguments.report:
         if not arguments.timeout:
             raise RequestError("--timeout must be greater than 0")
         results.check_writable(arguments.out)
-        rounds.compare(
+        measured = rounds.compare(
             rounds.PeersBench(
                 shape=arguments.shape,
                 models=arguments.models or user_folder("XDG_CACHE_HOME", ".cache") / "sirocco" / "peers",
@@ -62,9 +63,10 @@ def _run(arguments: argparse.Namespace) -> int:
             say=lambda line: print(line, file=sys.stderr, flush=True),
             keep=lambda found: results.save(found, arguments.out),
         )
+        failed = any(run.errors for run in measured.runs)
     path = page.write_page(results.load_all(arguments.out), arguments.out)
     print(path)
-    return 0
+    return 1 if failed else 0
 
 
 def _names(text: str) -> list[str]:

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    _open_missing_outputs()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer goes on whatever the terminal's encoding lacks
     try:
@@ -62,6 +63,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         _drop_output()
         _complain(os.strerror(error.errno))
         return 1
+
+
+def _open_missing_outputs() -> None:
+    """Have what is written to an output that was closed before we began go nowhere, rather than into another file."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
 
 
 def _drop_output() -> None:

@@ -51,8 +51,8 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
     variables = _template_kwargs(request)
     async with exchange.watched():
         messages = await exchange.work_through(_messages, request)
-        prompt = await service.render(messages, tools, variables)
-        async with service.engine.submit(prompt, params, first_call) as stream:
+        prompt = await service.render(messages, tools, variables, params.truncate_prompt)
+        async with service.engine.submit(prompt, params, first_call, param="messages") as stream:
             with service.metrics.request(exchange.arrived, params.n) as meter:
                 if request.stream:
                     include_usage = request.stream_options is not None and request.stream_options.include_usage is True
@@ -113,14 +113,14 @@ def _message(message: RequestMessage, where: str) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": message.role, "content": message.content}
     if isinstance(message.content, list):
         for i, part in enumerate(message.content):
-            if part.type != "text":
+            if part.type not in ("text", "refusal"):
                 raise RequestError(
                     f"content parts of type {part.type!r:.64} are not supported by this model",
                     f"{where}.content[{i}].type",
                 )
-            if part.text is None:
-                raise RequestError("a text part needs `text`", f"{where}.content[{i}].text")
-        plain["content"] = [{"type": "text", "text": part.text} for part in message.content]
+            if getattr(part, part.type) is None:
+                raise RequestError(f"a {part.type} part needs `{part.type}`", f"{where}.content[{i}].{part.type}")
+        plain["content"] = [{"type": "text", "text": getattr(part, part.type)} for part in message.content]
     if message.tool_calls:
         plain["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
     for name in ("name", "tool_call_id", "reasoning_content"):

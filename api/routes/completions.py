@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from sirocco.api.http import EventStream, Exchange, encode
 from sirocco.api.logprobs import Echo, LegacyLogprobs, join
@@ -15,7 +16,7 @@ from sirocco.api.sampling import sampling_params, usage_body
 from sirocco.api.schemas.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from sirocco.api.service import FINGERPRINT, Service, check_constraints, check_stream_options, new_id
 from sirocco.runtime.errors import RequestError
-from sirocco.runtime.request import Choice, Result, SamplingParams, StreamEvent, Usage
+from sirocco.runtime.request import Choice, FinishReason, Result, SamplingParams, StreamEvent, Usage
 
 if TYPE_CHECKING:
     from sirocco.runtime.stream import RequestStream
@@ -41,21 +42,23 @@ async def completions(service: Service, exchange: Exchange) -> None:
             streams.append(await stack.enter_async_context(service.engine.submit(ids, params)))
             await asyncio.sleep(0)  # many choices take a while, and others have their turn
         meters = [stack.enter_context(service.metrics.request(exchange.arrived, params.n)) for _ in streams]
+        scoring = _scores_only(request)
         echoes = [
             _echo(prompt, len(ids), stream, service.engine.tokenizer) if request.echo else Echo()
             for prompt, ids, stream in zip(prompts, sequences, streams, strict=True)
         ]
         if request.stream:
             include_usage = request.stream_options is not None and request.stream_options.include_usage is True
-            writer = _ChunkWriter(answer, echoes, params.n, service.engine.tokenizer, include_usage)
+            writer = _ChunkWriter(answer, echoes, params.n, service.engine.tokenizer, include_usage, scoring)
             await _stream(exchange, streams, meters, writer)
             return
         results = await asyncio.gather(*(stream.result() for stream in streams))
+        if scoring:
+            results = [_without_completion(result) for result in results]
         for i, (result, meter, echo) in enumerate(zip(results, meters, echoes, strict=True)):
             meter.finish(result.choices)
-            answer.choices += [
-                _choice(choice, i * params.n, echo, result, service.engine.tokenizer) for choice in result.choices
-            ]
+            answer.choices += _choices(result, i * params.n, echo, service.engine.tokenizer)
+            await asyncio.sleep(0)  # as above
         answer.usage = usage_body([result.usage for result in results])
         await exchange.reply(200, encode(answer))
 
@@ -87,7 +90,36 @@ def completion_params(request: CompletionRequest) -> SamplingParams:
     if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
         raise RequestError("best_of is only supported when it equals n", "best_of")
     echoed = request.logprobs if request.echo else None
-    return sampling_params(request, request.max_tokens, request.logprobs, prompt_logprobs=echoed)
+    max_tokens = 1 if _scores_only(request) else request.max_tokens
+    return sampling_params(request, max_tokens, request.logprobs, prompt_logprobs=echoed)
+
+
+def _scores_only(request: CompletionRequest) -> bool:
+    """Whether only the prompt is to come back. The engine computes one token for that, which nobody sees."""
+    return bool(request.echo) and request.max_tokens == 0
+
+
+def _without_completion(result: Result) -> Result:
+    return replace(
+        result,
+        choices=[
+            replace(
+                choice,
+                text="",
+                token_ids=[],
+                logprobs=None if choice.logprobs is None else [],
+                finish_reason="length",
+            )
+            for choice in result.choices
+        ],
+        usage=replace(result.usage, completion_tokens=0),
+    )
+
+
+def _without_text(event: StreamEvent) -> StreamEvent:
+    usage = None if event.usage is None else replace(event.usage, completion_tokens=0)
+    reason: FinishReason | None = None if event.finish_reason is None else "length"
+    return replace(event, text="", token_ids=[], logprobs=None, finish_reason=reason, usage=usage)
 
 
 def _echo(prompt: str | list[int], num_tokens: int, stream: "RequestStream", tokenizer: "Tokenizer") -> Echo:
@@ -98,13 +130,21 @@ def _echo(prompt: str | list[int], num_tokens: int, stream: "RequestStream", tok
     return Echo(tokenizer.decode(stream.prompt_token_ids, skip_special_tokens), skip_special_tokens)
 
 
-def _choice(choice: Choice, base: int, echo: Echo, result: Result, tokenizer: "Tokenizer") -> CompletionChoice:
+def _choices(result: Result, base: int, echo: Echo, tokenizer: "Tokenizer") -> list[CompletionChoice]:
+    prompt: CompletionLogprobs | None = None
+    if result.prompt_logprobs is not None:
+        prompt = LegacyLogprobs(tokenizer, echo).prompt(result.prompt_token_ids, result.prompt_logprobs)
+    return [_choice(choice, base, echo, prompt, tokenizer) for choice in result.choices]
+
+
+def _choice(
+    choice: Choice, base: int, echo: Echo, prompt: CompletionLogprobs | None, tokenizer: "Tokenizer"
+) -> CompletionChoice:
     logprobs: CompletionLogprobs | None = None
     if choice.logprobs is not None:
-        legacy = LegacyLogprobs(tokenizer, echo)
-        logprobs = legacy.add(choice.logprobs)
-        if result.prompt_logprobs is not None:
-            logprobs = join(legacy.prompt(result.prompt_token_ids, result.prompt_logprobs), logprobs)
+        logprobs = LegacyLogprobs(tokenizer, echo).add(choice.logprobs)
+        if prompt is not None:
+            logprobs = join(prompt, logprobs)
     return CompletionChoice(base + choice.index, echo.text + choice.text, logprobs, choice.finish_reason)
 
 
@@ -126,20 +166,30 @@ class _ChunkWriter:
     """Makes the chunks of one streamed answer: choice `j` of prompt `i` has index `i * n + j`."""
 
     def __init__(
-        self, answer: Completion, echoes: Sequence[Echo], n: int, tokenizer: "Tokenizer", include_usage: bool
+        self,
+        answer: Completion,
+        echoes: Sequence[Echo],
+        n: int,
+        tokenizer: "Tokenizer",
+        include_usage: bool,
+        scoring: bool = False,
     ) -> None:
         self.include_usage = include_usage
         self._answer = answer  # one struct for all chunks: it is encoded at once
         self._echoes = echoes
         self._n = n
         self._tokenizer = tokenizer
+        self._scoring = scoring
         self._legacy: dict[int, LegacyLogprobs] = {}  # of the choices that have begun
+        self._prompts: dict[int, CompletionLogprobs] = {}
         self._usages: list[Usage] = []
         if include_usage:
             answer.usage = None
 
     def chunk(self, i: int, stream: "RequestStream", event: StreamEvent) -> Completion | None:
         """The chunk for an event of prompt `i`, or None when it brings nothing to show."""
+        if self._scoring:
+            event = _without_text(event)
         index = i * self._n + event.index
         text, logprobs = event.text, None
         legacy = self._legacy.get(index)
@@ -147,7 +197,9 @@ class _ChunkWriter:
             legacy = self._legacy[index] = LegacyLogprobs(self._tokenizer, self._echoes[i])
             text = self._echoes[i].text + text
             if stream.prompt_logprobs is not None:
-                logprobs = legacy.prompt(stream.prompt_token_ids, stream.prompt_logprobs)
+                if i not in self._prompts:
+                    self._prompts[i] = legacy.prompt(stream.prompt_token_ids, stream.prompt_logprobs)
+                logprobs = self._prompts[i]
         if event.logprobs:
             added = legacy.add(event.logprobs)
             logprobs = added if logprobs is None else join(logprobs, added)

@@ -17,6 +17,7 @@ class ContentPart(msgspec.Struct):
 
     type: str = "text"
     text: str | None = None
+    refusal: str | None = None  # an earlier answer's, of type "refusal"
 
 
 class RequestFunctionCall(msgspec.Struct):

@@ -128,6 +128,8 @@ def compare(
     session = _Session(bench, say, peers)
     results = session.results
     session.find_engines()
+    if all(entry.absent is not None for entry in results.engines):
+        raise RequestError("none of the engines is there: nothing was measured")
     for number in range(bench.num_rounds):
         session.measure_machine(number)
         for entry in rotated(results.engines, number):

@@ -75,8 +75,10 @@ def linear(x: Tensor, packed: Tensor, num_out: int, bias: Tensor | None, dtype: 
     shape, num_in = x.shape, packed.shape[1]
     if shape[-1] != num_in or x.dtype is not torch.bfloat16:
         raise ValueError(f"rows of {shape[-1]} in {x.dtype} for a weight of {num_in} inputs in bfloat16")
-    if bias is not None and (bias.numel() != num_out or bias.dtype is not torch.bfloat16):
-        raise ValueError(f"a bias of {bias.numel()} in {bias.dtype} for {num_out} outputs in bfloat16")
+    if bias is not None:
+        if bias.numel() != num_out or bias.dtype is not torch.bfloat16:
+            raise ValueError(f"a bias of {bias.numel()} in {bias.dtype} for {num_out} outputs in bfloat16")
+        bias = bias.contiguous()
     rows = x if len(shape) == 2 else x.reshape(-1, num_in)
     if rows.stride(1) != 1:
         rows = rows.contiguous()
@@ -103,6 +105,7 @@ def grouped_linear(
     if starts[num_groups] != num_rows:
         raise ValueError(f"groups of {starts[num_groups]} rows for {num_rows} rows")
     weights = (_P * num_groups)(*(weight.data_ptr() for weight in packed))
+    biases = None if biases is None else [bias.contiguous() for bias in biases]
     added = None if biases is None else (_P * num_groups)(*(bias.data_ptr() for bias in biases))
     _kernels().sirocco_grouped_linear(
         *(x.data_ptr(), num_in, weights, starts, num_groups, num_out, added, out.data_ptr(), torch.get_num_threads())
@@ -115,8 +118,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     width = x.shape[-1]
+    weight = _norm_weight(weight, width)
     _kernels().sirocco_rms_norm(
-        *(x.data_ptr(), None, *_norm_weight(weight, width), x.numel() // width, width, eps),
+        *(x.data_ptr(), None, weight.data_ptr(), _of_floats(weight), x.numel() // width, width, eps),
         *(out.data_ptr(), None, torch.get_num_threads()),
     )
     return out
@@ -130,8 +134,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     x, residual = x.contiguous(), residual.contiguous()
     out, total = torch.empty_like(x), torch.empty_like(x)
     width = shape[-1]
+    weight = _norm_weight(weight, width)
     _kernels().sirocco_rms_norm(
-        *(x.data_ptr(), residual.data_ptr(), *_norm_weight(weight, width), x.numel() // width, width, eps),
+        *(x.data_ptr(), residual.data_ptr(), weight.data_ptr(), _of_floats(weight), x.numel() // width, width, eps),
         *(out.data_ptr(), total.data_ptr(), torch.get_num_threads()),
     )
     return out, total
@@ -171,12 +176,11 @@ def norm_rope_write(
             f"qkv {tuple(qkv.shape)} of {num_heads} and {num_kv_heads} heads with {len(slot_mapping)} slots does not "
             f"fit a cache {tuple(k_cache.shape)}"
         )
-    for weight in (q_weight, k_weight):
-        if weight is not None and weight.numel() != dim:
-            raise ValueError(f"a norm's weight of {weight.numel()} for rows of {dim}")
+    q_weight = None if q_weight is None else _norm_weight(q_weight, dim)
+    k_weight = None if k_weight is None else _norm_weight(k_weight, dim)
     weight = k_weight if q_weight is None else q_weight
-    is_float = weight is not None and weight.dtype is torch.float32
-    qkv = qkv.contiguous()
+    is_float = weight is not None and _of_floats(weight)
+    qkv, slot_mapping = qkv.contiguous(), slot_mapping.contiguous()
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
     q = torch.empty(num_tokens, num_heads, dim, dtype=qkv.dtype)
@@ -208,7 +212,7 @@ def paged_attention(
         raise ValueError(f"queries {tuple(q.shape)} do not fit a cache {tuple(k_cache.shape)}")
     q = q.contiguous()
     out = torch.empty_like(q)
-    sinks = None if sinks is None else sinks.float()
+    sinks = None if sinks is None else sinks.float().contiguous()
     _kernels().sirocco_paged_attention(
         *(q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), lens.data_ptr(), lens.data_ptr() + 8 * lens.shape[1]),
         *(lens.shape[1], block_table.data_ptr(), block_table.stride(0), num_heads, num_kv_heads, dim),
@@ -218,11 +222,15 @@ def paged_attention(
     return out
 
 
-def _norm_weight(weight: Tensor, width: int) -> tuple[int, bool]:
-    """Where a norm's weight [width] lies, and whether it is of floats."""
+def _norm_weight(weight: Tensor, width: int) -> Tensor:
+    """A norm's weight [width], one number beside the other."""
     if weight.numel() != width:
         raise ValueError(f"a norm's weight of {weight.numel()} for rows of {width}")
-    return weight.data_ptr(), weight.dtype is torch.float32
+    return weight.contiguous()
+
+
+def _of_floats(weight: Tensor) -> bool:
+    return weight.dtype is torch.float32
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

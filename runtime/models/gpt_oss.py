@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sirocco.runtime.config import Fields, ModelConfig
+from sirocco.runtime.config import Fields, ModelConfig, rope_settings
 from sirocco.runtime.models.hf import expert_counts, head_shape, layer_types, rope_spec
 from sirocco.runtime.models.llama import LLAMA_NAMES, llama_model
 from sirocco.runtime.models.registry import architecture
@@ -38,7 +38,7 @@ GPT_OSS_NAMES: WeightNames = {
 
 @architecture("GptOssForCausalLM", names=GPT_OSS_NAMES, formats=("mxfp4",))
 def gpt_oss(config: ModelConfig) -> ModelSpec:
-    if config.fields.object("rope_parameters") is None and config.fields.object("rope_scaling") is None:
+    if rope_settings(config.fields) is None:
         config = replace(config, hf=config.hf | {"rope_scaling": GPT_OSS_SCALING})
     hf = config.fields
     types = layer_types(hf, lambda i: "full_attention" if i % 2 else "sliding_attention")

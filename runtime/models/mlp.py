@@ -1,28 +1,33 @@
 """The feed-forward of a layer, gated or not."""
 
 from collections.abc import Callable
-from functools import partial
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-from sirocco.kernels.activation import activation, geglu, swiglu
+from sirocco.kernels.activation import Activation, activation, gated, kind_of
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.linear import FusedLinear, Linear
 from sirocco.runtime.models.spec import MlpSpec
 
-GATES = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-GATED: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": swiglu,
-    "gelu": partial(geglu, tanh=False),
-    "gelu_tanh": partial(geglu, tanh=True),
-}
+T = TypeVar("T")
 
 
 def gate_of(spec: MlpSpec) -> str:
-    """Which of GATED an activation's name means."""
-    if spec.activation not in GATES:
-        raise ModelLoadError(f"unknown activation {spec.activation!r} of a gated feed-forward")
-    return GATES[spec.activation]
+    """Which of the kernels' activations the feed-forward's is. Raises `ModelLoadError` where they have none such."""
+    return _known(kind_of, spec)
+
+
+def gated_by(spec: MlpSpec) -> Activation:
+    """What a gated feed-forward does between its products. Raises `ModelLoadError` as `gate_of` does."""
+    return _known(gated, spec)
+
+
+def _known(find: Callable[[str], T], spec: MlpSpec) -> T:
+    try:
+        return find(spec.activation)
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from None
 
 
 class GatedMlp(nn.Module):
@@ -30,8 +35,7 @@ class GatedMlp(nn.Module):
 
     def __init__(self, spec: MlpSpec, width: int) -> None:
         super().__init__()
-        self.gate = gate_of(spec)
-        self.activation = GATED[self.gate]
+        self.gate, self.activation = gate_of(spec), gated_by(spec)
         self.gate_up = FusedLinear(width, {"gate": spec.hidden, "up": spec.hidden}, spec.bias)
         self.down = Linear(spec.hidden, width, spec.bias)
 
@@ -46,10 +50,7 @@ class Mlp(nn.Module):
 
     def __init__(self, spec: MlpSpec, width: int) -> None:
         super().__init__()
-        try:
-            self.activation = activation(spec.activation)
-        except ValueError as error:
-            raise ModelLoadError(str(error)) from None
+        self.activation = _known(activation, spec)
         self.up = Linear(width, spec.hidden, spec.bias)
         self.down = Linear(spec.hidden, width, spec.bias)
 

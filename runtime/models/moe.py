@@ -20,7 +20,7 @@ from sirocco.kernels.moe import (
 )
 from sirocco.runtime.models.interleaved import ColumnExperts, Mxfp4Experts
 from sirocco.runtime.models.linear import Weight, make_weight
-from sirocco.runtime.models.mlp import GATED, gate_of, make_mlp
+from sirocco.runtime.models.mlp import gated_by, make_mlp
 from sirocco.runtime.models.spec import (
     MoeSpec,
     SigmoidRouting,
@@ -154,4 +154,4 @@ EXPERTS: dict[str, Callable[[MoeSpec, int], RowExperts | ColumnExperts]] = {
 def _activation(spec: MoeSpec) -> Callable[[Tensor], Tensor]:
     if spec.clamp is not None:
         return partial(clamped_swiglu, alpha=spec.clamp.alpha, limit=spec.clamp.limit)
-    return GATED[gate_of(spec.expert)]
+    return gated_by(spec.expert)

@@ -177,13 +177,17 @@ class FakeEngine:
         self.render_gate: asyncio.Event | None = None  # holds every render back until it is set
 
     def submit(
-        self, prompt: str | Sequence[int], params: SamplingParams, first_call: ToolParserFactory | None = None
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        first_call: ToolParserFactory | None = None,
+        param: str = "prompt",
     ) -> FakeStream:
         if self.submit_error is not None:
             raise self.submit_error
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if any(not 0 <= i < 0x110000 for i in ids):
-            raise RequestError("token ids must be in the vocabulary", "prompt")
+            raise RequestError("token ids must be in the vocabulary", param)
         if params.truncate_prompt:
             ids = ids[1 - self.client.info.max_model_len :]
         stream = FakeStream(self, ids, params)
@@ -191,14 +195,18 @@ class FakeEngine:
         return stream
 
     async def tokenize_inputs(
-        self, texts: Sequence[str | list[int]], truncate: bool = False, whole: bool = True, param: str = "prompt"
+        self, texts: Sequence[str | list[int]], kept: str = "all", param: str = "prompt"
     ) -> list[list[int]]:
         return [self.tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
 
-    async def render_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, **kwargs: Any
+    async def chat_prompt(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        variables: dict[str, Any],
+        truncate: bool = False,
     ) -> list[int]:
-        self.rendered.append((messages, tools, kwargs))
+        self.rendered.append((messages, tools, variables))
         if self.render_gate is not None:
             await self.render_gate.wait()
         return self.tokenizer.encode(json.dumps(messages))

@@ -242,6 +242,13 @@ def test_no_tools_means_text():
         assert engine.rendered[0][1] is None
 
 
+def test_an_earlier_refusal_is_read_as_what_was_said():
+    engine = FakeEngine("Hi")
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    assert chat(engine, messages=[*HELLO, refusal, *HELLO]).status == 200
+    assert engine.rendered[0][0][1]["content"] == [{"type": "text", "text": "No."}]
+
+
 def test_cut_off_call_stays_length():
     engine = FakeEngine(CALL, "<tool_call>", finish_reason="length")
     assert chat(engine, tools=[TOOL]).json["choices"][0]["finish_reason"] == "length"
@@ -260,6 +267,7 @@ BAD = [
         "messages[0].content[0].type",
     ),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, "messages[0].content[0].refusal"),
     ({"messages": [{"content": "x"}]}, "messages[0]"),
     ({"n": 0}, "n"),
     ({"n": 1000000}, "n"),

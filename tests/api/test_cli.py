@@ -195,6 +195,17 @@ def test_output_that_has_no_room():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_outputs_that_were_closed_before(closed, tmp_path):
+    other = tmp_path / "other"
+    number, shown = (1, 2) if closed == "stdout" else (2, 1)
+    line = f"exec {sys.executable} -P -m sirocco run -i ' ' {number}>&- {shown}>{other}"
+    done = subprocess.run(["sh", "-c", line], timeout=60)
+    assert done.returncode == 2
+    assert other.read_text() == ("sirocco: error: the prompt is empty\n" if closed == "stdout" else "")
+
+
 def test_empty_prompt(capsys):
     with pytest.raises(SystemExit) as end:
         main(["run", "-i", "  "])

@@ -48,6 +48,22 @@ def test_echo_with_logprobs_on_a_stream():
     assert second["choices"][0]["logprobs"]["text_offset"] == [3]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_without_a_completion(stream):
+    """`max_tokens` 0 asks what the model thinks of the prompt alone."""
+    engine = FakeEngine("c")
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    reply = complete("ab", engine, echo=True, logprobs=1, max_tokens=0, n=2, **options)
+    *choices, usage, _ = reply.events if stream else [reply.json, reply.json, None]
+    choices = [choice for event in choices for choice in event["choices"]]
+    assert [choice["text"] for choice in choices] == ["ab", "ab"]
+    assert [choice["finish_reason"] for choice in choices] == ["length", "length"]
+    assert [choice["logprobs"]["tokens"] for choice in choices] == [["a", "b"]] * 2
+    assert usage["usage"]["completion_tokens"] == 0 and usage["usage"]["prompt_tokens"] == 2
+    assert engine.streams[0].params.max_tokens == 1
+    assert complete("ab", max_tokens=0).status == 400
+
+
 def test_echo_of_token_ids():
     assert complete([97, 98], echo=True).json["choices"][0]["text"] == "abHello"
 

@@ -37,6 +37,15 @@ def test_bound_and_allowed_hosts():
     assert status(ServerOptions(allowed_hosts=("*",)), host="any.example") == 200
 
 
+@pytest.mark.parametrize(
+    "allowed", ["box.example:8080", "Box.Example", "[2001:db8::1]", "[2001:db8::1]:80", "2001:db8::1"]
+)
+def test_allowed_hosts_may_be_written_as_in_a_url(allowed):
+    host = "[2001:db8::1]:1234" if "2001" in allowed else "box.example:1234"
+    assert status(ServerOptions(allowed_hosts=(allowed,)), host=host) == 200
+    assert status(ServerOptions(allowed_hosts=(allowed,)), host="other.example") == 403
+
+
 def test_wildcard_bind_takes_addresses_but_no_names():
     options = ServerOptions(host="0.0.0.0")
     assert status(options, host="192.168.1.7:1234") == 200

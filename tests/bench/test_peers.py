@@ -290,6 +290,24 @@ def test_wrong_input_is_refused(monkeypatch, fake, tiny, more, message):
         compared(monkeypatch, fake, tiny, **more)
 
 
+def test_a_comparison_of_nobody_is_refused(monkeypatch, quiet, fake, tiny):
+    with pytest.raises(RequestError, match="none of the engines is there"):
+        compared(monkeypatch, fake, tiny, ["absent"])
+
+
+@pytest.mark.parametrize(("engine", "code"), [("good", 0), ("broken", 1)])
+def test_the_command_fails_where_a_run_did(monkeypatch, quiet, fake, tiny, tmp_path, capsys, engine, code):
+    compare, peers = rounds.compare, {"sirocco": Peer(fake, VARIANTS)}
+    monkeypatch.setattr(rounds, "MACHINE", fake)
+    monkeypatch.setattr(rounds, "compare", lambda bench, say, keep: compare(bench, say, keep, peers))
+    arguments = ["--engines", "sirocco:" + engine, "--rounds", "1", "--tests", "prefill512"]
+    line = ["bench", "peers", "--shape", "tiny", "--models", str(tiny.parent), "--out", str(tmp_path), *arguments]
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == code
+    capsys.readouterr()
+
+
 def test_wrong_tests_are_refused_before_a_model_is_made(fake, tmp_path):
     bench = PeersBench("tiny", tmp_path / "models", ["sirocco"], tests=["nope"])
     with pytest.raises(RequestError, match="unknown test 'nope': choose prefill512"):

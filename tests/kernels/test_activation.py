@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sirocco.kernels.activation import activation, geglu, swiglu
+from sirocco.kernels.activation import activation, gated, geglu, swiglu
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -66,8 +66,13 @@ def test_gated(dtype: torch.dtype, tokens: int, width: int) -> None:
 def test_named(name: str, function: Callable[[float], float]) -> None:
     x = torch.linspace(-9, 9, 61)
     assert_close(activation(name)(x), each(function, x).float(), rtol=2e-5, atol=2e-6)
+    up = torch.randn(4, 61)
+    got = gated(name)(torch.cat((x.expand(4, -1), up), -1))
+    assert_close(got, (each(function, x) * up).float(), rtol=2e-5, atol=4e-6)
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown activation 'gelly'; known are gelu"):
         activation("gelly")
+    with pytest.raises(ValueError, match="unknown activation 'gelly'"):
+        gated("gelly")

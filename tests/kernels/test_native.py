@@ -120,6 +120,20 @@ def test_norms(width: int, dtype: torch.dtype) -> None:
         assert_close(got.double(), expected, rtol=8e-3, atol=1e-4)
 
 
+def test_what_is_added_or_multiplied_may_lie_apart() -> None:
+    x, apart = randn(2, 64), torch.randn(128).to(BF16)[::2]
+    together = apart.contiguous()
+    assert torch.equal(ops.rms_norm(x, apart, 1e-6), ops.rms_norm(x, together, 1e-6))
+    assert torch.equal(ops.add_rms_norm(x, x, apart, 1e-6)[0], ops.add_rms_norm(x, x, together, 1e-6)[0])
+    one = torch.ones(1).to(BF16).expand(64)
+    assert torch.equal(ops.rms_norm(x, one, 1e-6), ops.rms_norm(x, one.clone(), 1e-6))
+    if ops.has_products():
+        packed = ops.pack(randn(64, 64))
+        assert torch.equal(ops.linear(x, packed, 64, apart), ops.linear(x, packed, 64, together))
+        grouped = [ops.grouped_linear(x, [2], [packed], 64, [bias]) for bias in (apart, together)]
+        assert torch.equal(*grouped)
+
+
 def test_weights_of_norms_may_be_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gemma's are: a weight of 1 and a bit does not fit bfloat16."""
     for module in (norm, kv):

@@ -37,6 +37,8 @@ class FakeRunner:
     A `recurrent` one also has a state for each slot, the past of the last token that it took in.
     """
 
+    graph_misses = 0
+
     def __init__(self, groups: Sequence[BlockGroup], max_step_tokens: int = 10**9, recurrent: bool = False) -> None:
         self.groups = groups
         self.max_step_tokens = max_step_tokens

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
+from msgspec.structs import replace
 
 from sirocco import AsyncEngine, ContextLengthError, Engine, OverloadedError, RequestError, SamplingParams
-from sirocco.runtime.async_engine import LONG_TEXT
+from sirocco.runtime.async_engine import LONG_TEXT, MAX_CHARS_PER_TOKEN
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.errors import EngineUnavailableError, RequestCancelledError
 from sirocco.runtime.stream import MAX_UNREAD_TOKENS
@@ -39,6 +41,19 @@ def test_one_prompt_in_one_result_out_a_list_in_a_list_out(engine):
     assert one.finish_reason == "length" and len(one.token_ids) == 24
     assert one.usage.prompt_tokens == len(one.prompt_token_ids)
     assert one.text == engine.asynchronous.tokenizer.decode(one.prompt_token_ids + one.token_ids)[len("the wind") :]
+
+
+@pytest.mark.parametrize("prompt", [None, 5, [1.5], [None], [[None]]])
+def test_what_is_no_prompt_is_refused(engine, prompt):
+    with pytest.raises(RequestError):
+        engine.generate(prompt)
+
+
+def test_token_ids_may_come_as_an_array(engine):
+    ids = [5, 6, 7]
+    array = np.array(ids)
+    assert engine.generate(array, GREEDY).token_ids == engine.generate(ids, GREEDY).token_ids
+    assert len(engine.generate([array, array], GREEDY)) == 2
 
 
 def test_more_prompts_than_fit_the_queue(engine):
@@ -324,6 +339,62 @@ def test_long_texts_leave_the_loop_free(tiny_model, monkeypatch):
             assert (await engine.generate("".join(several))).text
             assert len(await engine.generate(several)) == len(several)
             assert engine.client.prompts[-1] == expected
+
+    run(body())
+
+
+def test_a_text_beyond_any_context_is_not_tokenised_whole(tiny_model, monkeypatch):
+    async def body() -> None:
+        async with AsyncEngine(str(tiny_model), client=Scripted(5)) as engine:
+            context = 512
+            engine.client._info = replace(engine.client.info, max_model_len=context)
+            text = "the wind " * (context * MAX_CHARS_PER_TOKEN // 9 + 1)
+            seen: list[str] = []
+            monkeypatch.setattr(engine.tokenizer, "encode_batch", lambda texts, _: seen.extend(texts) or [[7]])
+            too_long = [{"role": "user", "content": text}]
+            for call in (engine.chat, engine.render_chat, lambda messages: anext(engine.stream_chat(messages))):
+                with pytest.raises(ContextLengthError) as caught:
+                    await call(too_long)
+                assert caught.value.param == "messages"
+            with pytest.raises(ContextLengthError):
+                await engine.generate(text)
+            assert not seen
+            truncated = SamplingParams(truncate_prompt=True)
+            await engine.generate("first " + text + "last", truncated)
+            await engine.chat([{"role": "user", "content": text + "last"}], truncated)
+            await engine.tokenize_inputs(["first " + text], "start")
+            assert [len(part) for part in seen] == [context * MAX_CHARS_PER_TOKEN] * 3
+            assert seen[0].endswith("last") and "last" in seen[1][-60:] and seen[2].startswith("first the")
+
+    run(body())
+
+
+def test_a_long_text_that_was_given_up_is_still_the_only_one(tiny_model, monkeypatch):
+    """A thread goes on when nobody waits for it, with all the memory it takes."""
+
+    async def body() -> None:
+        async with AsyncEngine(str(tiny_model), client=Scripted(5)) as engine:
+            running, most, go_on = 0, 0, threading.Event()
+
+            def encode(texts, add_special_tokens=True):
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
+                assert go_on.wait(20)
+                running -= 1
+                return [[7]]
+
+            monkeypatch.setattr(engine.tokenizer, "encode_batch", encode)
+            given_up = [asyncio.create_task(engine.tokenize("x" * LONG_TEXT)) for _ in range(3)]
+            while not running:
+                await asyncio.sleep(0.001)
+            for task in given_up:
+                task.cancel()
+            last = asyncio.create_task(engine.tokenize("x" * LONG_TEXT))
+            await asyncio.sleep(0.02)
+            assert all(task.cancelled() for task in given_up) and not last.done()
+            go_on.set()
+            assert await last == [7] and most == 1
 
     run(body())
 

@@ -84,6 +84,19 @@ def test_both_spellings_of_rope_settings_read_alike():
         assert rope.integer("original_max_position_embeddings") == 64
 
 
+@pytest.mark.parametrize("modern", [{}, {"rope_type": "default", "rope_theta": 1e6}])
+def test_a_scaling_added_by_hand_holds_beside_the_modern_spelling(modern):
+    """As model cards say to do, in a file that transformers 5 wrote."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    hf = MINIMAL | {"rope_parameters": modern, "rope_scaling": scaling}
+    rope = rope_parameters(Fields(hf))
+    assert rope.string("rope_type") == "yarn" and rope.number("rope_theta", 1e4) == modern.get("rope_theta", 1e4)
+    assert make_config(hf).max_model_len == 128
+    for empty in (None, {}):
+        rope = rope_parameters(Fields(MINIMAL | {"rope_parameters": {"rope_type": "linear"}, "rope_scaling": empty}))
+        assert rope.string("rope_type") == "linear"
+
+
 def test_rope_settings_per_layer_type():
     settings = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
     fields = Fields({"rope_parameters": settings})

@@ -22,8 +22,6 @@ class FailingRunner(FakeRunner):
         super().__init__(GROUPS)
         self.lost, self.failed = lost, False
 
-    graph_misses = 0
-
     def launch(self, plan: Plan) -> StepResult:
         if not self.failed:
             self.failed = True
@@ -56,6 +54,22 @@ def run(*, lost: bool) -> list[Outputs]:
 def test_a_failed_step_ends_its_requests_and_the_engine_goes_on() -> None:
     ended = [output for outputs in run(lost=False) for output in outputs.outputs if output.finish_reason]
     assert [(output.id, output.finish_reason) for output in ended] == [(1, "error"), (2, "length")]
+
+
+def test_gauges_are_told_while_prompts_bring_no_tokens() -> None:
+    core = EngineCore(Scheduler(BlockPool(64), GROUPS, 2, 32, 16, None), FakeRunner(GROUPS, 32))
+    inbox: SimpleQueue[Command | None] = SimpleQueue()
+    heard: list[Outputs] = []
+
+    def deliver(outputs: Outputs) -> None:
+        heard.append(outputs)
+        if outputs.outputs:
+            inbox.put(None)
+
+    inbox.put(EngineRequest(1, list(range(100)), Sampling(max_tokens=1)))
+    run_engine(core, inbox, deliver)
+    busy = [outputs.stats for outputs in heard if not outputs.outputs]
+    assert [stats.running for stats in busy] == [1, 1, 1] and busy[0].blocks_used > 0
 
 
 def test_an_engine_whose_device_is_lost_dies_so_that_another_can_take_its_place() -> None:

@@ -74,3 +74,26 @@ def test_seeds_below_zero_become_others(seed: int) -> None:
     resolved = resolve(1, SamplingParams(seed=seed)).sampling.seed
     assert 0 <= resolved < MAX_SEED
     assert seed < 0 or resolved == seed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stop": 5},
+        {"stop": {"a": "b"}},
+        {"stop": [3]},
+        {"stop_token_ids": "12"},
+        {"stop_token_ids": 7},
+        {"logit_bias": [1]},
+    ],
+)
+def test_values_of_other_types_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(RequestError) as refused:
+        SamplingParams(**wrong)
+    assert refused.value.param == next(iter(wrong))
+
+
+def test_no_stops_may_be_said_by_null() -> None:
+    params = SamplingParams(stop=None, stop_token_ids=None, seed=1)
+    assert params.stop_strings == ()
+    assert resolve(3, params).sampling == resolve(3, SamplingParams(seed=1)).sampling

@@ -554,6 +554,17 @@ def test_ten_thousand_waiting_requests_do_not_slow_a_step():
     assert touched == 0
 
 
+def test_a_prompt_is_scored_once_for_all_choices():
+    bench = Bench(num_blocks=64, budget=32, chunk=32)
+    bench.scheduler.add(EngineRequest(1, list(range(5, 25)), Sampling(max_tokens=2, prompt_logprobs=0), n=4))
+    computed, scored = 0, []
+    while plan := bench.scheduler.plan():
+        computed += sum(plan.counts)
+        scored += [a.slot for a in plan.admissions if a.sampling.prompt_logprobs is not None]
+        bench.scheduler.commit(plan, bench.runner.launch(plan))
+    assert len(scored) == 1 and computed < 20 + 4 * 8
+
+
 def test_log_probabilities_of_a_prompt_of_one_token_are_none():
     """Its only token has no probability, so no row of the runner's brings any; the list must be there all the same."""
     bench = Bench()

@@ -120,6 +120,25 @@ def test_shards(folder, tmp_path_factory):
     assert torch.equal(one.layers[1].mixer.qkv.weight.dense(), many.layers[1].mixer.qkv.weight.dense())
 
 
+def test_an_index_that_outlived_its_files(folder):
+    """transformers leaves one behind where a model is saved anew as a single file."""
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert len(load(folder).model.layers) == 2
+
+
+def test_files_of_other_programs_beside_the_weights(tmp_path):
+    write(tmp_path, make_tensors())
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(make_tensors(), tmp_path / "pytorch_model.bin")
+    for name in ("adapter_model.safetensors", "consolidated.safetensors", "some.safetensors"):
+        save_file({"other": torch.ones(1)}, tmp_path / name)
+    assert len(load(tmp_path).model.layers) == 2
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "weights.bin")
+    (tmp_path / "some.safetensors").unlink()
+    assert len(load(tmp_path).model.layers) == 2
+
+
 def test_tied_head_shares_the_embedding(tmp_path):
     tensors = make_tensors()
     del tensors["lm_head.weight"]
@@ -201,6 +220,7 @@ def test_missing_head(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a\ud800", "\x1b[2Ja", "a" * 300, "\0"], ids=["surrogate", "escape", "long", "nul"])
 def test_names_of_missing_files_can_be_shown(folder, name):
     index = {"weight_map": {"a": f"{name}.safetensors"}}
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelLoadError, match="1 of 1 weight files are missing, first ") as caught:
         load(folder)
@@ -292,6 +312,7 @@ def test_config_without_weights(tmp_path, monkeypatch):
     ],
 )
 def test_broken_index(folder, index, message, monkeypatch):
+    (folder / "model.safetensors").rename(folder / "model-3.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert_refused(folder, message, monkeypatch)
 
