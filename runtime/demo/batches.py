@@ -9,6 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, Full
 from typing import TypeAlias
@@ -17,14 +18,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from sirocco.runtime.demo.corpus import conversation
-from sirocco.runtime.demo.network import Targets
+from sirocco.runtime.demo.corpus import bundle
+from sirocco.runtime.demo.network import Places, Targets
 from sirocco.runtime.demo.rendering import encode
-from sirocco.runtime.demo.vocabulary import thinned
+from sirocco.runtime.demo.vocabulary import USER, thinned
 
 __all__ = ["PARTS", "Batch", "Recipe", "Step", "queues", "steps"]
 
-POOL = 2400  # conversations sorted together: enough for rows of one length and a mixed order
+POOL = 2400  # documents sorted together: enough for rows of one length and a mixed order
 WAYS = 24  # equal parts of a pool
 THINNED = 6  # of its parts have words cut into smaller pieces, each part other words
 LONGEST = 1024
@@ -49,9 +50,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Conversations of about one length as rows ids [B, L], padded on the right, and what to predict."""
+    """Documents of about one length as rows ids [B, L], padded on the right, and what to predict."""
 
     ids: Tensor
+    places: Places
     targets: Targets
     tokens: int
     labels: int  # targets that count
@@ -67,7 +69,6 @@ class Step:
 
 
 Queue: TypeAlias = "multiprocessing.queues.Queue[bytes]"
-Document = tuple[list[int], list[bool]]
 STRIDE = 16  # lengths are rounded up to it: few shapes, so that products are prepared once and memory is reused
 
 
@@ -76,59 +77,97 @@ def rounded(count: int, stride: int) -> int:
     return -(-count // stride) * stride
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Conversations that begin alike, one after another behind what they share.
+
+    Each is a branch: it sees the beginning and itself, and its positions go on from the beginning's end.
+    """
+
+    ids: list[int]
+    said: list[bool]  # by the model
+    positions: list[int]
+    branches: list[int]  # 0 for what they share
+
+
+def document(conversations: list[tuple[list[int], list[bool]]], user: int) -> Document:
+    """Conversations' tokens, equal up to the first of token `user`, as one document."""
+    first, _ = conversations[0]
+    shared = first.index(user)
+    ids, said = first[:shared], [False] * shared
+    positions, branches = list(range(shared)), [0] * shared
+    for number, (tokens, mine) in enumerate(conversations, 1):
+        if tokens[:shared] != first[:shared]:
+            raise ValueError("the conversations of a document do not begin alike")
+        ids += tokens[shared:]
+        said += mine[shared:]
+        positions += range(shared, len(tokens))
+        branches += [number] * (len(tokens) - shared)
+    return Document(ids, said, positions, branches)
+
+
 def collate(documents: list[Document], rows: int, length: int) -> Batch:
     """Documents as `rows` rows of `length`; every said token is predicted from the one before it."""
     ids = torch.zeros(rows, length, dtype=torch.long)
+    positions, branches = torch.zeros(rows, length, dtype=torch.int32), torch.zeros(rows, length, dtype=torch.int32)
     index: list[int] = []
     labels: list[int] = []
-    for row, (tokens, said) in enumerate(documents):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        for i in range(1, len(tokens)):
-            if said[i]:
+    for row, found in enumerate(documents):
+        count = len(found.ids)
+        ids[row, :count] = torch.tensor(found.ids)
+        positions[row, :count] = torch.tensor(found.positions)
+        branches[row, :count] = torch.tensor(found.branches)
+        for i in range(1, count):
+            if found.said[i]:
                 index.append(row * length + i - 1)
-                labels.append(tokens[i])
+                labels.append(found.ids[i])
     spare = rounded(len(index), 8 * STRIDE) - len(index)
     targets = Targets(torch.tensor(index + [0] * spare), torch.tensor(labels + [IGNORED] * spare))
-    return Batch(ids, targets, sum(len(tokens) for tokens, _ in documents), len(labels))
+    return Batch(ids, Places(positions, branches), targets, sum(len(found.ids) for found in documents), len(labels))
 
 
 def by_length(documents: list[Document], tokens: int) -> list[Batch]:
     """Documents of like length together, about `tokens` tokens a batch."""
     out: list[Batch] = []
     lengths: dict[int, list[Document]] = defaultdict(list)
-    for document in documents:
-        lengths[rounded(len(document[0]), STRIDE)].append(document)
+    for found in documents:
+        lengths[rounded(len(found.ids), STRIDE)].append(found)
     left: list[Document] = []
     for length in sorted(lengths):
-        rows = max(1, tokens // length)
-        found = left + lengths[length]
-        whole = len(found) // rows * rows
-        out += [collate(found[at : at + rows], rows, length) for at in range(0, whole, rows)]
-        left = found[whole:]  # go with the next longer ones
+        rows = max(1, round(tokens / length))
+        alike = left + lengths[length]
+        whole = len(alike) // rows * rows
+        out += [collate(alike[at : at + rows], rows, length) for at in range(0, whole, rows)]
+        left = alike[whole:]  # go with the next longer ones
     return out
 
 
 def documents_of(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[Document]:
-    """One pool of conversations, in a mixed order."""
+    """One pool of documents, in a mixed order."""
     name = f"{recipe.seed}/{number}"
     ways = [tokenizer] * (WAYS - THINNED) + [thinned(tokenizer, f"{name}/{i}") for i in range(THINNED)]
-    each = POOL // WAYS
+    each, user = POOL // WAYS, tokenizer.encode(USER).ids[0]
     documents: list[Document] = []
     for part, way in enumerate(ways):
-        conversations = [
-            conversation(f"{name}/{i}", "train", "train", manner=recipe.manner, late=recipe.late)
-            for i in range(part * each, (part + 1) * each)
+        bundles = [
+            bundle(f"{name}/{i}", manner=recipe.manner, late=recipe.late) for i in range(part * each, (part + 1) * each)
         ]
-        documents += [document for document in encode(conversations, way) if len(document[0]) <= LONGEST]
+        encoded = iter(encode(list(chain.from_iterable(bundles)), way))
+        made = [document(list(islice(encoded, len(some))), user) for some in bundles]
+        documents += [found for found in made if len(found.ids) <= LONGEST]
     random.Random(name).shuffle(documents)
     return documents
 
 
 def pool_of_steps(recipe: Recipe, tokenizer: Tokenizer, number: int) -> list[list[Batch]]:
-    """All steps of one pool of conversations, each as its batches."""
+    """All steps of one pool of documents, each as its batches, which take about as long as each other."""
     found = by_length(documents_of(recipe, tokenizer, number), recipe.tokens // PARTS)
-    random.Random(f"{recipe.seed}/{number}").shuffle(found)
-    return [found[i : i + PARTS] for i in range(0, len(found) - PARTS + 1, PARTS)]
+    rng = random.Random(f"{recipe.seed}/{number}")
+    rng.shuffle(found)
+    found.sort(key=lambda batch: batch.ids.numel())
+    pool = [found[i : i + PARTS] for i in range(0, len(found) - PARTS + 1, PARTS)]
+    rng.shuffle(pool)
+    return pool
 
 
 def shares(pool: list[list[Batch]], ranks: int) -> list[list[Step]]:

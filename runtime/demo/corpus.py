@@ -25,7 +25,7 @@ from sirocco.runtime.demo.tools import Tool
 from sirocco.runtime.demo.values import Split, Values
 from sirocco.runtime.demo.world import NO_TOOL, decline, fact, talk
 
-__all__ = ["MANNERS", "MIXTURE", "conversation", "distractors"]
+__all__ = ["MANNERS", "MIXTURE", "bundle", "conversation", "distractors"]
 
 SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are a concise assistant.",
@@ -33,6 +33,12 @@ SYSTEMS = (
     "You are a friendly bot.", "Be brief.", "You are an expert. Use the functions when needed.", "You are Sirocco.",
     "Help the user with their task.",
 )  # fmt: skip
+BUNDLED = 0.8  # of the documents of training
+MOST_REQUESTS = 6  # of such a one
+REPEATED = 0.5  # of its requests, once something has been asked for: for the same functions in other words
+CONTINUED = 0.25  # of its requests: after another one rather than beside it
+# Of conversations of training, alone and in bundles, end with calls: telling a result is learned soon, calling is not.
+UNANSWERED, BUNDLED_UNANSWERED = 0.65, 0.85
 Maker = Callable[[Values, Split], Exchange | list[Exchange]]
 MIXTURE: dict[str, tuple[float, Maker]] = {
     "generic": (0.12, single),
@@ -52,7 +58,7 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
 }
 LATE_SHARES = {  # of the end of training
     "generic": 0.13, "pattern": 0.20, "everyday": 0.27, "compute": 0.11, "parallel": 0.13, "parallel everyday": 0.16,
-    "no tool": 0.065, "decline": 0.06,
+    "no tool": 0.09, "decline": 0.07,
 }  # fmt: skip
 
 PIRATE = (
@@ -161,25 +167,71 @@ def conversation(
     names = kinds or tuple(MIXTURE)
     weights = [LATE_SHARES.get(name, MIXTURE[name][0]) if late else MIXTURE[name][0] for name in names]
     count = turns or rng.choices((1, 2, 3, 4), (0.45, 0.25, 0.18, 0.12))[0]
+    talk = Talk(values, schemas, names, weights)
     exchanges: list[Exchange] = []
-    tools: dict[str, Tool] = {}
-    absent: list[Tool] = []
     while len(exchanges) < count:
-        made = MIXTURE[rng.choices(names, weights)[0]][1](values, schemas)
-        rounds = made if isinstance(made, list) else [made]
-        fresh = [tool for tool in rounds[0].tools if tools.get(tool.name) != tool]
-        if confusable_any(fresh, [*tools.values(), *absent]) or confusable_any(tools.values(), rounds[0].absent):
-            continue
-        tools.update({tool.name: tool for tool in fresh})
-        absent.extend(rounds[0].absent)
-        exchanges.extend(rounds)
-    others = rng.choice((0, 0, 1, 1, 2, 3)) if tools else rng.choice((0, 0, 0, 1, 1, 3))
-    declared = [*tools.values(), *distractors(values, schemas, list(tools.values()), absent, others)]
-    rng.shuffle(declared)
-    system = rng.choice(SYSTEMS) if rng.random() < 0.25 else None
-    # Telling a result is learned soon, calling is not: training leaves most of the last answers out.
-    unanswered = values_split == "train" and manner == "plain" and rng.random() < 0.65
+        exchanges += talk.rounds()
+    declared, system = talk.declared(), talk.system()
+    unanswered = values_split == "train" and manner == "plain" and rng.random() < UNANSWERED
     return Conversation([MANNERS[manner](exchange) for exchange in exchanges], declared, system, unanswered)
+
+
+def bundle(seed: str, *, manner: str = "plain", late: bool = False) -> list[Conversation]:
+    """Conversations of training that declare the same functions under the same system prompt; a function of the seed.
+
+    Most of a short conversation are its declarations: here they are read for several requests.
+    """
+    rng = random.Random(seed)
+    if manner != "plain" or rng.random() > BUNDLED:
+        return [conversation(seed, "train", "train", manner=manner, late=late)]
+    values = Values(rng, "train", late=late)
+    weights = [LATE_SHARES.get(name, share) if late else share for name, (share, _) in MIXTURE.items()]
+    talk = Talk(values, "train", tuple(MIXTURE), weights)
+    asked: list[list[Exchange]] = []
+    for _ in range(rng.randint(2, MOST_REQUESTS)):
+        repeats = [rounds[0].again for rounds in asked if rounds[0].again is not None]
+        rounds = [rng.choice(repeats)()] if repeats and rng.random() < REPEATED else talk.rounds()
+        if asked and rng.random() < CONTINUED:
+            asked[-1] += rounds
+        else:
+            asked.append(rounds)
+    declared, system = talk.declared(), talk.system()
+    return [Conversation(exchanges, declared, system, rng.random() < BUNDLED_UNANSWERED) for exchanges in asked]
+
+
+class Talk:
+    """What is asked for under one list of declared functions, and that list."""
+
+    def __init__(self, values: Values, schemas: Split, kinds: tuple[str, ...], weights: list[float]) -> None:
+        self.values, self.schemas, self.kinds, self.weights = values, schemas, kinds, weights
+        self.tools: dict[str, Tool] = {}
+        self.absent: list[Tool] = []
+
+    def rounds(self) -> list[Exchange]:
+        """The next exchange, or one with those that follow from it, of any kind."""
+        while True:
+            made = MIXTURE[self.values.rng.choices(self.kinds, self.weights)[0]][1](self.values, self.schemas)
+            rounds = made if isinstance(made, list) else [made]
+            fresh = [tool for tool in rounds[0].tools if self.tools.get(tool.name) != tool]
+            known = list(self.tools.values())
+            if confusable_any(fresh, [*known, *self.absent]) or confusable_any(known, rounds[0].absent):
+                continue
+            self.tools.update({tool.name: tool for tool in fresh})
+            self.absent.extend(rounds[0].absent)
+            return rounds
+
+    def declared(self) -> list[Tool]:
+        """What has been asked for and some other functions, in any order."""
+        rng, known = self.values.rng, list(self.tools.values())
+        others = rng.choice((0, 0, 1, 1, 2, 3)) if known else rng.choice((0, 0, 0, 1, 1, 3))
+        declared = [*known, *distractors(self.values, self.schemas, known, self.absent, others)]
+        rng.shuffle(declared)
+        return declared
+
+    def system(self) -> str | None:
+        """A system prompt, now and then."""
+        rng = self.values.rng
+        return rng.choice(SYSTEMS) if rng.random() < 0.25 else None
 
 
 def confusable_any(tools: Iterable[Tool], others: Iterable[Tool]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Exchange:
     facts: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
     absent: tuple[Tool, ...] = ()  # functions whose declaration would change what is right here
+    again: Callable[[], Exchange] | None = field(default=None, compare=False, repr=False)  # for the same functions
 
     def messages(self) -> list[dict[str, Any]]:
         """The round as chat messages."""

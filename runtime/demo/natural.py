@@ -178,11 +178,29 @@ def everyday(values: Values, schemas: Split) -> Exchange:
     """One request for one everyday function."""
     declared = declare(family_for(values, schemas), values.rng)
     frame = worded(values, declared.family.frames, declared.family.more, novel=schemas == "test")
-    declared = disguised(declared, values, frame)
+    return everyday_request(disguised(declared, values, frame), values, schemas, frame)
+
+
+def reworded(declared: Declared, values: Values, schemas: Split, frame: str) -> str:
+    """Another frame for a declared function, with all of its words where it goes by other ones; else the same."""
+    for _ in range(20):
+        other = worded(values, declared.family.frames, declared.family.more, novel=schemas == "test")
+        if all(spelling(word).search(other) for word in declared.others):
+            return other
+    return frame
+
+
+def everyday_request(declared: Declared, values: Values, schemas: Split, frame: str) -> Exchange:
+    """One request for a declared function in a frame."""
     clause, call = ask(declared, values, frame)
     results = (fitting(declared.family, values),)
     answer, facts = report(results)
-    return Exchange("everyday", asked(clause, values, frame), answer, (call,), results, facts, (declared.tool,))
+
+    def again() -> Exchange:
+        return everyday_request(declared, values, schemas, reworded(declared, values, schemas, frame))
+
+    text, more = asked(clause, values, frame), again if declared.kinds else None
+    return Exchange("everyday", text, answer, (call,), results, facts, (declared.tool,), again=more)
 
 
 FOLLOW_UPS = (
@@ -232,6 +250,12 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
     if rng.random() > 0.6 or not first.kinds:  # asked twice, a function without parameters is called once
         while second.tool.name == first.tool.name:
             second, other = some()
+    return everyday_pair((first, second), (frame, other), values, schemas)
+
+
+def everyday_pair(pair: tuple[Declared, Declared], frames: tuple[str, str], values: Values, schemas: Split) -> Exchange:
+    """One turn that asks for two declared functions, or for one twice."""
+    rng, (first, second), (frame, other) = values.rng, pair, frames
     asks = [ask(first, values, frame), ask(second, values, other)]
     clauses, calls = [clause for clause, _ in asks], [call for _, call in asks]
     if second is first and len(first.tool.parameters) == 1 and rng.random() < 0.7:
@@ -241,9 +265,14 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
             else str(*calls[1].arguments.values())
         )
     joiner = shared(values, JOINERS)
-    results = tuple(fitting(declared.family, values) for declared in (first, second))
+    results = tuple(fitting(declared.family, values) for declared in pair)
     answer, facts = report(results)
-    tools = {declared.tool.name: declared.tool for declared in (first, second)}
+    tools = {declared.tool.name: declared.tool for declared in pair}
+
+    def again() -> Exchange:
+        others = reworded(first, values, schemas, frame), reworded(second, values, schemas, other)
+        return everyday_pair(pair, others, values, schemas)
+
     return Exchange(
         "parallel",
         asked(clauses[0] + joiner + clauses[1], values),
@@ -252,4 +281,5 @@ def everyday_twice(values: Values, schemas: Split) -> Exchange:
         results,
         facts,
         tuple(tools.values()),
+        again=again,
     )

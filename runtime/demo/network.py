@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LoraSettings", "Network", "Shape", "Targets"]
+__all__ = ["LoraSettings", "Network", "Places", "Shape", "Targets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,15 @@ class Targets:
     labels: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each token [B, L] stands, and in which branch: those of branch 0 are seen by all after them, others by
+    their own branch."""
+
+    positions: Tensor
+    branches: Tensor
+
+
 class Projection(nn.Module):
     """Several matrices over one input in one product; each output slice may carry its own low-rank adapter."""
 
@@ -123,25 +133,41 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 SPANS = 2  # of a row, each of which looks at no more than it may
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention in bfloat16, q [B, L, H, D], k and v [B, L, G, D] → [B, L, H, D].
+def spans_of(length: int) -> list[tuple[int, int]]:
+    """Where the spans of a row begin and end."""
+    return list(pairwise(length * i // SPANS for i in range(SPANS + 1)))
+
+
+def masks_of(places: Places) -> list[Tensor]:
+    """For each span what is added to its scores, [B, M, L] in bfloat16: 0, or -inf where a query may not look."""
+    masks = []
+    for low, high in spans_of(places.branches.shape[1]):
+        keys, queries = places.branches[:, None, :high], places.branches[:, low:high, None]
+        later = torch.ones(high - low, high, dtype=torch.bool).triu(low + 1)
+        hidden = later | ((keys != 0) & (keys != queries))
+        masks.append(torch.zeros(hidden.shape, dtype=torch.bfloat16).masked_fill(hidden, -math.inf))
+    return masks
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, masks: list[Tensor]) -> Tensor:
+    """Attention in bfloat16 under the masks of its spans, q [B, L, H, D], k and v [B, L, G, D] → [B, L, H, D].
 
     Written out: at a few hundred positions the products on whole matrices train faster here than torch's fused form.
     """
-    length = q.shape[1]
-    bounds = [length * i // SPANS for i in range(SPANS + 1)]
-    spans = [attend_span(q[:, low:high], k[:, :high], v[:, :high]) for low, high in pairwise(bounds)]
+    spans = [
+        attend_span(q[:, low:high], k[:, :high], v[:, :high], mask)
+        for (low, high), mask in zip(spans_of(q.shape[1]), masks, strict=True)
+    ]
     return torch.cat(spans, 1)
 
 
-def attend_span(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The last positions q [B, M, H, D] over all up to them, k and v [B, L, G, D] → [B, M, H, D]."""
+def attend_span(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The last positions q [B, M, H, D] over all up to them, k and v [B, L, G, D], mask [B, M, L] → [B, M, H, D]."""
     batch, count, heads, size = q.shape
     length, groups = k.shape[1], k.shape[2]
     rows = q.reshape(batch, count, groups, -1, size).permute(0, 2, 3, 1, 4) * size**-0.5
     scores = (rows.reshape(batch, groups, -1, size) @ k.permute(0, 2, 3, 1)).view(batch, groups, -1, count, length)
-    future = torch.full((count, length), float("-inf"), dtype=scores.dtype).triu(length - count + 1)
-    shares = torch.softmax(scores + future, -1).view(batch, groups, -1, length)
+    shares = torch.softmax(scores + mask[:, None, None], -1).view(batch, groups, -1, length)
     mixed = (shares @ v.transpose(1, 2)).view(batch, groups, -1, count, size)
     return mixed.permute(0, 3, 1, 2, 4).reshape(batch, count, heads, size)
 
@@ -165,8 +191,8 @@ class Block(nn.Module):
             self.out.weight.zero_()
             self.down.weight.zero_()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kept: Tensor | None = None) -> Tensor:
-        """x [B, L, C] float32 → [B, L, C] float32, or the rows `kept` [N] of all → [N, C]; attention is causal."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, masks: list[Tensor], kept: Tensor | None = None) -> Tensor:
+        """x [B, L, C] float32 → [B, L, C] float32, or the rows `kept` [N] of all → [N, C]."""
         shape = self.shape
         batch, length, _ = x.shape
         qkv = self.qkv(rms_norm(x, self.attention_norm, shape.eps).bfloat16())
@@ -174,7 +200,7 @@ class Block(nn.Module):
         q, k, v = qkv.split((shape.heads, shape.kv_heads, shape.kv_heads), 2)
         q = rotate(rms_norm(q, self.q_norm, shape.eps), cos, sin).bfloat16()
         k = rotate(rms_norm(k, self.k_norm, shape.eps), cos, sin).bfloat16()
-        mixed = attend(q, k, v)
+        mixed = attend(q, k, v, masks)
         mixed = mixed.reshape(batch, length, -1)
         if kept is not None:
             x, mixed = x.flatten(0, 1).index_select(0, kept), mixed.flatten(0, 1).index_select(0, kept)
@@ -222,21 +248,20 @@ class Network(nn.Module):
         for block in self.blocks:
             block.compile(dynamic=True)
 
-    def hidden(self, ids: Tensor, kept: Tensor, embeddings: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, places: Places, kept: Tensor, embeddings: Tensor) -> Tensor:
         """ids [B, L] by embeddings [V, C] → [N, C] at the positions `kept` [N] of all rows in a row."""
-        positions = torch.arange(ids.shape[1], dtype=torch.float32)
-        angles = positions[None, :, None, None] * self.frequencies
-        cos, sin = angles.cos(), angles.sin()
+        angles = places.positions[:, :, None, None] * self.frequencies
+        cos, sin, masks = angles.cos(), angles.sin(), masks_of(places)
         x = F.embedding(ids, embeddings)
         *early, last = self.blocks
         for block in early:
-            x = block(x, cos, sin)
-        x = last(x, cos, sin, kept)
+            x = block(x, cos, sin, masks)
+        x = last(x, cos, sin, masks, kept)
         return rms_norm(x, self.norm, self.shape.eps)
 
-    def forward(self, ids: Tensor, targets: Targets) -> Tensor:
+    def forward(self, ids: Tensor, places: Places, targets: Targets) -> Tensor:
         """The sum of the cross-entropies of targets, a scalar in float32; ids [B, L] padded on the right."""
         embeddings = self.embeddings()
-        hidden = self.hidden(ids, targets.index, embeddings).bfloat16()
+        hidden = self.hidden(ids, places, targets.index, embeddings).bfloat16()
         logits = F.linear(hidden, embeddings.bfloat16()).float()
         return F.cross_entropy(logits, targets.labels, reduction="sum")

@@ -238,7 +238,7 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     unit = rng.choice(UNITS)
     signature = rng.choice(list(PATTERNS))
     frame = worded(values, [LINK + pattern for pattern in PATTERNS[signature]])
-    asks = frame.removeprefix("then ").removeprefix("also ").removeprefix("again ").startswith(QUESTIONS)
+    asks = is_question(frame)
     if "{unit}" in frame and "{noun}" not in frame and "{verb}" not in frame:
         noun = unit  # what the request speaks of has to be in the function's name
     # A name need not say what the request says: one of verb and noun is enough to find the function.
@@ -268,10 +268,43 @@ def patterned(values: Values, schemas: Split) -> Exchange:
     declared = tuple(rng.sample(parameters, len(parameters)))
     tool = Tool(name, told, declared)
     call = Call(name, {parameter.name: arguments[parameter.name] for parameter in declared})
+
+    def again() -> Exchange:
+        """The same function by another pattern that speaks of its noun and its unit."""
+        other = reworded(values, signature, unit if unit in arguments or noun == unit else "")
+        fresh = {name: SLOTS[kind].value(values) for name, kind in zip(arguments, signature.split(), strict=True)}
+        words_of = {"verb": verb, "noun": noun, "unit": unit, "look": rng.choice(LOOKS)}
+        text = other.format(*fresh.values(), **words_of).strip()
+        due = Call(name, {parameter.name: fresh[parameter.name] for parameter in declared})
+        return asked_for(values, other, text, tool, due, again)
+
+    return asked_for(values, frame, clause, tool, call, again)
+
+
+def reworded(values: Values, signature: str, unit: str) -> str:
+    """Another wording of a signature's patterns, with the noun, and with a unit where one is in the function."""
+    patterns = [p for p in PATTERNS[signature] if "{noun}" in p and (not unit or "{unit}" in p)]
+    for _ in range(200):
+        frame = worded(values, [LINK + pattern for pattern in patterns or PATTERNS[signature]])
+        if "{noun}" in frame and (not unit or "{unit}" in frame):
+            return frame
+    return worded(values, [LINK + pattern for pattern in PATTERNS[signature]])
+
+
+def asked_for(
+    values: Values, frame: str, clause: str, tool: Tool, call: Call, again: Callable[[], Exchange]
+) -> Exchange:
+    """The exchange for a clause that a frame made."""
     results = (invent(values),)
     answer, facts = report(results)
+    asks = is_question(frame)
     if frame.startswith(("{noun}", "{0}", "the ", "at ", "on ")):
-        request = raised(clause + rng.choice(STATEMENT_ENDINGS))
+        request = raised(clause + values.rng.choice(STATEMENT_ENDINGS))
     else:
         request = question(values, clause) if asks else polite(values, clause)
-    return Exchange("pattern", request, answer, (call,), results, facts, (tool,))
+    return Exchange("pattern", request, answer, (call,), results, facts, (tool,), again=again)
+
+
+def is_question(frame: str) -> bool:
+    """Whether a frame asks, beside its link."""
+    return frame.removeprefix("then ").removeprefix("also ").removeprefix("again ").startswith(QUESTIONS)

@@ -52,11 +52,11 @@ class Plan:
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=7000, tokens=5120, cooldown=0.66, last=0.25),
+    "base": Plan(BASE, steps=6600, tokens=4864, cooldown=0.66, last=0.25),
     "finish": Plan(
         BASE,
-        steps=3100,
-        tokens=5120,
+        steps=2100,
+        tokens=4864,
         matrix_lr=0.005,
         vector_lr=0.001,
         warmup=20,
@@ -160,7 +160,7 @@ class Trainer:
         """One optimizer step; the mean loss."""
         self.sums.zero_()
         for batch in step.batches:
-            loss = self.network(batch.ids, batch.targets) / step.labels
+            loss = self.network(batch.ids, batch.places, batch.targets) / step.labels
             loss.backward()
             self.sums[0] += loss.detach()
         self.crew.total(self.sums)

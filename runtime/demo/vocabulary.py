@@ -17,10 +17,11 @@ from sirocco.runtime.demo.corpus import conversation
 from sirocco.runtime.demo.lexicon import CITIES, NAMES, WORDS, words
 from sirocco.runtime.demo.rendering import render
 
-__all__ = ["HEADERS", "MARKS", "SPECIAL", "roots", "thinned", "train_tokenizer"]
+__all__ = ["HEADERS", "MARKS", "SPECIAL", "USER", "roots", "thinned", "train_tokenizer"]
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 HEADERS = tuple(f"<|im_start|>{role}\n" for role in ("system", "user", "assistant", "tool"))
+USER = HEADERS[1]
 MARKS = (
     "<tool_call>", "</tool_call>",
     '<tool_call>\n{"name": "', '", "arguments": {"', '", "arguments": {}}\n</tool_call>',

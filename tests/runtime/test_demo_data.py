@@ -20,7 +20,7 @@ from sirocco.runtime.demo import (
     world,
     wrappers,
 )
-from sirocco.runtime.demo.corpus import MIXTURE, conversation, distractors
+from sirocco.runtime.demo.corpus import MIXTURE, bundle, conversation, distractors
 from sirocco.runtime.demo.evaluate import parse_calls, right_answer
 from sirocco.runtime.demo.exchange import Conversation, Exchange
 from sirocco.runtime.demo.families.family import Family
@@ -41,6 +41,40 @@ def talks(count: int, split: str = "train") -> list[Conversation]:
 def test_a_conversation_is_a_function_of_its_seed() -> None:
     assert conversation("7", "train", "train") == conversation("7", "train", "train")
     assert conversation("7", "train", "train") != conversation("8", "train", "train")
+
+
+def test_conversations_of_a_bundle_declare_the_same_and_are_due_other_calls() -> None:
+    bundles = [bundle(f"test {i}", late=i % 2 == 0) for i in range(200)]
+    assert bundles[3] == bundle("test 3")
+    assert {len(some) for some in bundles} > {1, 2, 3, 4, 5}
+    for some in bundles:
+        assert len({dumps([talk.declarations(), talk.system]) for talk in some}) == 1
+        declared = {tool.name for tool in some[0].tools}
+        assert declared >= {call.name for talk in some for e in talk.exchanges for call in e.calls}
+    assert all(len(bundle(f"test {i}", manner="pirate")) == 1 for i in range(50))
+
+
+@pytest.mark.parametrize("kind", ["everyday", "generic", "pattern", "parallel", "parallel everyday"])
+def test_what_is_asked_again_is_due_the_same_functions(kind: str) -> None:
+    same, found = 0, 0
+    for i in range(60):
+        (first,) = conversation(f"again {i}", "train", "train", (kind,), turns=1).exchanges
+        if first.again is None:
+            continue
+        second = first.again()
+        found, same = found + 1, same + (second.request == first.request)
+        assert second.tools == first.tools and second.again is not None
+        assert {call.name for call in second.calls} == {call.name for call in first.calls}
+        named = {tool.name: tool for tool in second.tools}
+        for call in second.calls:
+            parameters = {p.name: p for p in named[call.name].parameters}
+            assert set(call.arguments) <= set(parameters)
+            assert list(call.arguments) == [name for name in parameters if name in call.arguments]
+            for name, value in call.arguments.items():
+                assert not parameters[name].choices or value in parameters[name].choices
+                said = value if isinstance(value, list) else [value]
+                assert all(isinstance(v, bool) or str(v) in second.request for v in said), (value, second.request)
+    assert found > 20 and same < 4
 
 
 @pytest.mark.parametrize("kind", MIXTURE)

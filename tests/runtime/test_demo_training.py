@@ -6,16 +6,20 @@ import copy
 import multiprocessing
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from torch import nn
 
-from sirocco.runtime.demo import train
-from sirocco.runtime.demo.batches import Batch, Step, shares, steps
+from sirocco.runtime.demo import batches, train
+from sirocco.runtime.demo.batches import Batch, Recipe, Step, collate, document, pool_of_steps, shares, steps
 from sirocco.runtime.demo.crew import Crew
 from sirocco.runtime.demo.export import model_tensors
-from sirocco.runtime.demo.network import LoraSettings, Network, Shape, Targets
+from sirocco.runtime.demo.network import LoraSettings, Network, Places, Shape, Targets
+from sirocco.runtime.demo.rendering import TEMPLATE
 from sirocco.runtime.demo.train import Plan, Trainer
 
 SHAPE = Shape(vocab=32, width=16, layers=2, heads=2, kv_heads=1, hidden=16, head_dim=8)
@@ -57,7 +61,32 @@ def random_batch(seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 32, (3, 8), generator=generator)
     labels = torch.randint(0, 32, (7,), generator=generator)
-    return Batch(ids, Targets(torch.arange(7), labels), 24, 7)
+    places = Places(torch.arange(8).expand(3, 8), torch.zeros(3, 8, dtype=torch.int32))
+    return Batch(ids, places, Targets(torch.arange(7), labels), 24, 7)
+
+
+def test_a_branch_is_read_as_if_it_stood_alone() -> None:
+    torch.manual_seed(0)
+    network = Network(SHAPE)
+    nn.init.normal_(network.embedding)
+    for block in network.blocks:  # which begin as the identity
+        nn.init.normal_(block.out.weight, std=0.3)
+        nn.init.normal_(block.down.weight, std=0.3)
+    user, head = 9, [3, 4, 5]
+    talks = [([*head, user, *said], [False] * 5 + [True] * (len(said) - 1)) for said in ([7, 8, 6], [1, 2, 3, 4, 5])]
+
+    def loss(*some: tuple[list[int], list[bool]]) -> float:
+        batch = collate([document(list(some), user)], 2, 16)
+        assert batch.labels == sum(sum(mine) for _, mine in some)
+        total: torch.Tensor = network(batch.ids, batch.places, batch.targets)
+        return total.item()
+
+    apart = [loss(talk) for talk in talks]
+    assert loss(*talks) == pytest.approx(sum(apart), rel=2e-3)
+    joined = head + talks[0][0][3:] + talks[1][0][3:], [False] * 3 + talks[0][1][3:] + talks[1][1][3:]
+    assert loss(joined) != pytest.approx(sum(apart), rel=2e-2)  # the same tokens, one after another
+    with pytest.raises(ValueError, match="do not begin alike"):
+        document([talks[0], ([3, 5, 5, user, 1], [False] * 5)], user)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +113,21 @@ def test_two_processes_train_as_one_does(plan: Plan, tmp_path: Path, monkeypatch
         assert torch.equal(two, three)
         torch.testing.assert_close(one, two, rtol=0.1, atol=0.02)
     assert all(trainer.tokens == 3 * 48 for trainer in (alone, *together))
+
+
+def test_training_again_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.shutil, "which", lambda name: None)  # as above
+    recipe = Recipe(TEMPLATE.parent / "tokenizer.json", "again", 512)
+    tokenizer = Tokenizer.from_file(str(recipe.tokenizer))
+    monkeypatch.setattr(batches, "POOL", 48)
+    plan = Plan(replace(SHAPE, vocab=tokenizer.get_vocab_size()), steps=8, warmup=1)
+    runs = []
+    for name in ("a", "b"):
+        trainer = Trainer(plan, tmp_path / f"{name}.pt", Crew(1, 0), resume=False)
+        (share,) = shares(pool_of_steps(recipe, tokenizer, 0), 1)
+        runs.append(([trainer.update(step) for step in share[:4]], list(trainer.network.parameters())))
+    (losses, first), (again, second) = runs
+    assert losses == again and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 def test_a_form_begins_as_its_root_and_both_learn_from_it() -> None:
