@@ -68,7 +68,7 @@ def kind_of(name: str) -> str:
 
 def _run_gated(kind: str, gate_up: Tensor) -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
-    return _run(kind, gate.contiguous()) * up
+    return _run(kind, gate) * up
 
 
 def _run(kind: str, x: Tensor) -> Tensor:
