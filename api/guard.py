@@ -27,8 +27,8 @@ class Guard:
     def __init__(self, options: ServerOptions) -> None:
         self._hosts = frozenset(map(_named, (*options.allowed_hosts, options.host)))
         self._any_host = "*" in self._hosts
-        # A rebound name is never an address, so on a wildcard bind addresses need no list.
-        self._any_address = options.host in WILDCARD_BINDS
+        # A rebound name is never an address, so where ours are not known from the option they need no list.
+        self._any_address = options.host in WILDCARD_BINDS or not (_address(options.host) or is_loopback(options.host))
         self._origins = frozenset(origin.rstrip("/").lower() for origin in options.cors_origins)
         self._keys = tuple(key.encode() for key in options.api_keys)
 

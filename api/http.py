@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 _A = TypeVar("_A")
 
 JSON = b"application/json"
+_WHOLE_BODY = 10  # times the limit between two of its pieces
 FAREWELL_SECONDS = 1.0  # for telling a client that may not read why its answer ends
 LARGE_BODY = 256 * 1024  # bytes: what a larger body says is worked through off the event loop
 
@@ -75,21 +76,26 @@ class Exchange:
             raise _too_large(limit)
         if self.headers.get(b"content-encoding", b"identity") != b"identity":
             raise HttpError(415, "Compressed request bodies are not supported.")
+        try:
+            async with asyncio.timeout(_WHOLE_BODY * self.options.body_timeout):
+                body = await self._pieces(limit)
+        except TimeoutError:
+            raise HttpError(408, "The request body did not arrive in time.") from None
+        self.arrived = time.perf_counter()
+        self._num_body_bytes = len(body)
+        return body
+
+    async def _pieces(self, limit: int) -> bytes:
         body = bytearray()
         while True:
-            try:
-                async with asyncio.timeout(self.options.body_timeout):
-                    message = await self._receive()
-            except TimeoutError:
-                raise HttpError(408, "The request body did not arrive in time.") from None
+            async with asyncio.timeout(self.options.body_timeout):
+                message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             body += message.get("body", b"")
             if len(body) > limit:
                 raise _too_large(limit)
             if not message.get("more_body", False):
-                self.arrived = time.perf_counter()
-                self._num_body_bytes = len(body)
                 return bytes(body)
 
     async def json(self, decoder: msgspec.json.Decoder[_T]) -> _T:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import copy
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LOGGING_CONFIG, LogLevels
 from granian.server.embed import Server
@@ -23,6 +24,7 @@ from granian.server.embed import Server
 from sirocco.api.app import App, create_app
 from sirocco.api.guard import WILDCARD_BINDS, is_loopback
 from sirocco.api.options import ServerOptions
+from sirocco.api.output import drop_output
 from sirocco.runtime.errors import SiroccoError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 MAX_CONNECTIONS = 4096  # granian counts idle ones too; the queue limit is the application's
+OTHER_FILES = 128  # that the process may have open beside connections
 MAX_HEADER_BYTES = 64 * 1024
 HEADER_TIMEOUT_MS = 30_000
 STOP_SECONDS = 2.0  # for granian to close its connections after the last answer
@@ -142,8 +145,21 @@ def _announce(host: str, port: int, model: str) -> None:
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    print(f"sirocco: {model} is listening on {url}", flush=True)
-    print(f"try: curl {url}/v1/chat/completions -d '{body}'", flush=True)
+    try:
+        print(f"sirocco: {model} is listening on {url}", flush=True)
+        print(f"try: curl {url}/v1/chat/completions -d '{body}'", flush=True)
+    except BrokenPipeError:  # nobody reads what we print; clients may come all the same
+        drop_output()
+
+
+def _connections() -> int:
+    """How many connections this process may hold open; asks the system for as many files as that takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - OTHER_FILES))
 
 
 def _embedded(app: App, address: str, port: int) -> Server:
@@ -156,7 +172,8 @@ def _embedded(app: App, address: str, port: int) -> Server:
         port=port,
         interface=Interfaces.ASGINL,
         backlog=BACKLOG,
-        backpressure=MAX_CONNECTIONS,
+        backpressure=_connections(),
+        http=HTTPModes.http1,  # granian waits without end for an HTTP/2 client, and for a first byte that tells which
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
         websockets=False,
         log_dictconfig=config,

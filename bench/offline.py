@@ -31,7 +31,7 @@ COLUMNS = (
     ("TTFT ms p99", "ttft_ms.p99"),
     ("ITL ms p50", "itl_ms.p50"),
     ("ITL ms p99", "itl_ms.p99"),
-    ("peak MiB", "peak_rss_mib"),
+    ("peak so far MiB", "peak_rss_mib"),
 )
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import sirocco
 from sirocco.api.cli import bench, run, serve
+from sirocco.api.output import drop_output
 from sirocco.runtime.errors import SiroccoError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,12 +56,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
-        _drop_output()
+        drop_output()
         return 0
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        _drop_output()
+        drop_output()
         _complain(os.strerror(error.errno))
         return 1
 
@@ -70,11 +71,6 @@ def _open_missing_outputs() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
-
-
-def _drop_output() -> None:
-    """Have what is still buffered not be flushed at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

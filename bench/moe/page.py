@@ -24,8 +24,9 @@ equal lengths with a cache; the word beside it is its `experts_implementation`. 
 of every token's experts, which for prompts would take many times the model's memory, so they go through grouped_mm.
 Before each measurement the machine is given time to become quiet; one during which others used more than a quarter of
 a core is repeated, and left out of a median unless there is no other (marked `!`). The bound is what reading the
-weights once a step, or the products in bfloat16, allows at the rates measured in the same rounds; of the experts those
-are read that the tokens of a step need when each chooses at random."""
+weights once a step, or the products in bfloat16, allows at the rates that torch's sum and square product had in the
+same rounds, which a better reader may exceed; of the experts those are read that the tokens of a step need when each
+chooses at random."""
 
 
 def page(results: MoeResults) -> str:

@@ -32,9 +32,10 @@ last one. TTFT is the time to the first token after a prompt of so many tokens. 
 counts pages of mapped files, anonymous memory does not. Before each measurement the machine is given time to become
 quiet; a measurement during which others used more than a quarter of a core is repeated, and left out of a median
 unless there is no other (marked `!`). The bound is what reading the weights once a step, or the products in bfloat16,
-allows at the rates measured in the same rounds; of memory it is the weights and the caches of the most
-tokens at once, of which an engine that maps its weights from a file holds less as anonymous memory. transformers and
-onnxruntime-genai compute static batches of equal lengths, their best case."""
+allows at the rates that torch's sum and square product had in the same rounds, which a better reader may exceed; of
+memory it is the weights and the caches of the most tokens at once, of which an engine that maps its weights from a
+file holds less as anonymous memory. transformers and onnxruntime-genai compute static batches of equal lengths, their
+best case."""
 
 
 def write_page(all_results: Sequence[Results], folder: Path) -> Path:

@@ -52,6 +52,13 @@ def test_wildcard_bind_takes_addresses_but_no_names():
     assert status(options, host="rebound.example") == 403
 
 
+def test_a_server_bound_by_a_name_is_asked_for_at_its_address():
+    options = ServerOptions(host="mybox")
+    assert status(options, host="mybox:1234") == status(options, host="192.168.1.7:1234") == 200
+    assert status(options, host="rebound.example") == 403
+    assert status(ServerOptions(host="localhost"), host="192.168.1.7:1234") == 403
+
+
 def test_a_probe_without_a_host_may_ask_for_health():
     assert status(path="/health", host="") == 200
     assert status(path="/ready", host="") == 403

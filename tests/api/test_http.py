@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from sirocco.api import http
 from sirocco.api.app import create_app
 from sirocco.api.options import ServerOptions
 
@@ -80,6 +81,22 @@ def test_stalled_body_times_out():
         connection = open_request(app, CHAT, b"xx", method="POST", pieces=2)
         connection._inbox.get_nowait()
         connection._inbox.get_nowait()
+        assert (await connection.response()).status == 408
+
+    scenario(main)
+
+
+def test_a_body_that_trickles_times_out(monkeypatch):
+    monkeypatch.setattr(http, "_WHOLE_BODY", 0.2)
+
+    async def main():
+        app = create_app(FakeEngine(), ServerOptions(body_timeout=1.0))
+        connection = open_request(app, CHAT, b"xx", method="POST", pieces=2)
+        connection._inbox.get_nowait()
+        connection._inbox.get_nowait()
+        while not connection.task.done():
+            connection._inbox.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.02)
         assert (await connection.response()).status == 408
 
     scenario(main)

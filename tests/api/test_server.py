@@ -1,13 +1,16 @@
 """The real server on a free port, with a scripted engine: sockets, clients, signals."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import urllib.request
 
 import openai
@@ -60,6 +63,13 @@ class Running:
         Signals.loop.call_soon_threadsafe(Signals.latest.first.set)
         self.thread.join(15)
         assert not self.thread.is_alive()
+
+    def connection(self):
+        for _ in range(100):  # the engine may start before the port is open
+            with contextlib.suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", self.port), timeout=5)
+            time.sleep(0.02)
+        raise TimeoutError
 
     def client(self):
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="x", max_retries=0)
@@ -166,6 +176,41 @@ def test_a_second_signal_ends_the_farewells_too():
 
     signals = Signalled()
     asyncio.run(asyncio.wait_for(server._end(Stuck(), ServerOptions(), signals), 10))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"])
+def test_a_connection_that_asks_for_nothing_is_closed(monkeypatch, sent):
+    monkeypatch.setattr(server, "HEADER_TIMEOUT_MS", 100)
+    with Running(ServedEngine("Hel", "lo"), monkeypatch) as running, running.connection() as idle:
+        idle.sendall(sent)
+        assert idle.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("files", "raised", "connections"),
+    [
+        ((256, 256), 256, 128),
+        ((1024, 2000), 2000, 1872),
+        ((1024, resource.RLIM_INFINITY), 4224, 4096),
+        ((20000, 20000), None, 4096),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, 4096),
+    ],
+)
+def test_connections_fit_into_the_files_that_may_be_open(monkeypatch, files, raised, connections):
+    limits = [files]
+    monkeypatch.setattr(server.resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(server.resource, "setrlimit", lambda which, pair: limits.append(pair))
+    assert server._connections() == connections
+    assert limits[1:] == ([] if raised is None else [(raised, files[1])])
+
+
+def test_a_server_whose_output_nobody_reads_goes_on(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        server._announce("127.0.0.1", 1234, "demo")
+        print("more", flush=True)
 
 
 def test_a_second_signal_still_tells_those_who_listen():
