@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -31,6 +32,7 @@ Prompt = str | Sequence[int]
 Message = dict[str, Any]
 Kept = Literal["all", "start", "end"]  # of a text that is too long; all: it is refused
 
+TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|end_of_text|>")  # no answer goes on behind one
 LONG_TEXT = 50_000  # characters, of all texts of a call: more are tokenised off the event loop
 MAX_CHARS_PER_TOKEN = 128  # on an average over a whole prompt; the longest tokens of vocabularies in use have as many
 
@@ -90,20 +92,24 @@ class AsyncEngine:
         self._chat_template = chat_template
         self._renderer = TemplateRenderer()
         self._tokenizing = asyncio.Semaphore(1)  # for long texts, which take a hundred times their size in memory
-        self._started = False
+        self._started = self._closed = False
 
     async def start(self) -> None:
-        """Load the model and what belongs to it. Raises `ModelLoadError`."""
+        """Load the model and what belongs to it. Raises `ModelLoadError`, `EngineUnavailableError` once closed."""
+        self._check_open()
         if self._started:
             return
         folder = await in_background(self._find)
+        self._check_open()
         await in_background(lambda: self._read_folder(folder))
+        self._check_open()
         info = await self.client.start(folder)
         self._room = asyncio.Semaphore(info.max_num_seqs + max(info.max_waiting, 1) // 2)
         self._started = True
 
     async def close(self) -> None:
-        """End the engine; open requests fail."""
+        """End the engine, for good; open requests fail."""
+        self._closed = True
         self._renderer.close()
         await self.client.close()
 
@@ -118,12 +124,29 @@ class AsyncEngine:
         self.config = read_config(folder, class_name(self._arch))
         self.tokenizer = load_tokenizer(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer, self._renderer, self._chat_template)
+        self.config = replace(self.config, eos_token_ids=self._ends())
         if self.template is None:
             return
         with contextlib.suppress(TemplateError):  # none of its templates is the default: each request will hear of it
             parser = tool_parser(self.template.source)
             if parser is not None:
                 self.tokenizer.show(parser().tags)
+
+    def _ends(self) -> tuple[int, ...]:
+        """Tokens that end an answer: those that the configs name, the tokenizer's, and those that end its turns.
+
+        Models that were tuned to chat often keep the configs of what they were made from.
+        """
+        template = ""
+        with contextlib.suppress(TemplateError):
+            template = "" if self.template is None else self.template.text()
+        turns = [self.tokenizer.token_id(end) for end in TURN_ENDS if end in template]
+        ends = (self.tokenizer.eos_id, *(end for end in turns if end in self.tokenizer.hidden_ids))
+        return tuple(dict.fromkeys((*self.config.eos_token_ids, *(end for end in ends if end is not None))))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineUnavailableError("the engine was closed")
 
     def _check_started(self) -> None:
         if not hasattr(self, "tokenizer"):

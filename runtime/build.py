@@ -18,7 +18,7 @@ from sirocco.runtime.blocks import BlockPool
 from sirocco.runtime.core import Core, EngineCore
 from sirocco.runtime.embed_core import EmbedCore
 from sirocco.runtime.embedding import is_embedder, load_embedder
-from sirocco.runtime.errors import ModelLoadError, is_out_of_memory
+from sirocco.runtime.errors import ModelLoadError, NotEnoughMemoryError, is_out_of_memory
 from sirocco.runtime.graphs import CudaCapture, capturable
 from sirocco.runtime.hub import model_id, resolve_model
 from sirocco.runtime.invariant import InvariantRunner
@@ -51,6 +51,7 @@ CPU_KV_MEMORY = 4 << 30  # at most; and no more than a quarter of what is availa
 GPU_KV_SHARE = 0.9  # of what is free once the weights are loaded, at most
 GPU_KV_LEAST = 0.5  # of it, however much a step may take
 GPU_SLACK = 512 << 20  # for captured steps and the libraries' own
+WARM_TOKENS = 512  # of a text that is embedded before the first request
 STEP_MARGIN = 1.25  # of what a step is estimated to take
 TOKEN_BUDGET = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 CHUNK_SIZE = {"cpu": 256, "mps": 512, "cuda": 2048}  # of prompt beside decodes: what a running stream waits for
@@ -63,7 +64,7 @@ def build_engine(options: EngineOptions) -> tuple[Core, EngineInfo]:
     except (MemoryError, RuntimeError) as error:  # torch's own are of the second kind
         if not is_out_of_memory(error):
             raise
-        raise ModelLoadError("there is not enough memory for the model and its caches") from error
+        raise NotEnoughMemoryError("there is not enough memory for the model and its caches") from error
 
 
 def _build(options: EngineOptions) -> tuple[Core, EngineInfo]:
@@ -81,6 +82,8 @@ def _build_embedder(folder: Path, options: EngineOptions) -> tuple[EmbedCore, En
     model, device = embedder.backbone.model, embedder.backbone.device
     dtype = model.embed.weight.dtype
     _check_operators(model.spec.layers, dtype, device)
+    if device.type == "cuda":  # so that no request waits for a compiler
+        embedder.embed([[0], [0] * min(WARM_TOKENS, embedder.max_len)])
     info = EngineInfo(
         model=model_id(options.model),
         max_model_len=embedder.max_len,
@@ -105,20 +108,11 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
     spec, device = loaded.spec, loaded.device.type
     chunk_size = options.chunk_size or CHUNK_SIZE[device]
     token_budget = max(TOKEN_BUDGET[device] if options.chunk_size is None else chunk_size, options.max_num_seqs)
-    plan = plan_memory(
-        spec.caches,
-        BLOCK_SIZE,
-        loaded.dtype.itemsize,
-        _default_kv_memory(loaded, token_budget, options) if options.kv_memory is None else options.kv_memory,
-        options.max_num_seqs,
-        min(spec.max_model_len, options.max_model_len or spec.max_model_len),
-        token_budget,
-        options.prefix_caching,
-    )
+    plan = _plan(loaded, token_budget, options)
     if plan.layout.state_bytes and options.batch_invariant:
         raise ModelLoadError("batch_invariant is not supported for models with recurrent layers")
     scheduler = _make_scheduler(plan, spec, token_budget, chunk_size, options.prefix_caching)
-    runner = _make_runner(plan, loaded, options.batch_invariant)
+    runner = _make_runner(plan, loaded, chunk_size, options.batch_invariant)
     memory = plan.report(spec.caches, loaded.dtype.itemsize)
     for line in describe(memory):
         logger.info(line)
@@ -141,6 +135,23 @@ def assemble(loaded: LoadedModel, options: EngineOptions, name: str) -> tuple[En
     return EngineCore(scheduler, runner, depth=1 if device == "cuda" else 0, pace=pace), info
 
 
+def _plan(loaded: LoadedModel, token_budget: int, options: EngineOptions) -> MemoryPlan:
+    spec, memory = loaded.spec, options.kv_memory
+    try:
+        return plan_memory(
+            spec.caches,
+            BLOCK_SIZE,
+            loaded.dtype.itemsize,
+            _default_kv_memory(loaded, token_budget, options) if memory is None else memory,
+            options.max_num_seqs,
+            min(spec.max_model_len, options.max_model_len or spec.max_model_len),
+            token_budget,
+            options.prefix_caching,
+        )
+    except ModelLoadError as error:
+        raise error if memory is not None else NotEnoughMemoryError(str(error)) from None
+
+
 def _make_scheduler(
     plan: MemoryPlan, spec: ModelSpec, token_budget: int, chunk_size: int, prefix_caching: bool
 ) -> Scheduler:
@@ -152,7 +163,7 @@ def _make_scheduler(
     return Scheduler(pool, groups, plan.num_seqs, token_budget, chunk_size, prefix, _regimes(spec))
 
 
-def _make_runner(plan: MemoryPlan, loaded: LoadedModel, batch_invariant: bool) -> ModelRunner:
+def _make_runner(plan: MemoryPlan, loaded: LoadedModel, chunk_size: int, batch_invariant: bool) -> ModelRunner:
     """A runner over caches as planned, warm where its device compiles."""
     spec, device, layout = loaded.spec, loaded.device, plan.layout
     caches = allocate_pool(spec, layout, plan.num_blocks, BLOCK_SIZE, loaded.dtype, device, plan.num_states)
@@ -161,7 +172,7 @@ def _make_runner(plan: MemoryPlan, loaded: LoadedModel, batch_invariant: bool) -
     if device.type == "cpu":
         touch(caches, TOKEN_BUDGET["cpu"] // BLOCK_SIZE)
     if device.type == "cuda":
-        warm_up(loaded.model, caches, BLOCK_SIZE, plan.max_model_len, device)
+        warm_up(loaded.model, caches, BLOCK_SIZE, chunk_size, plan.max_model_len, device)
         if capturable(device) and not batch_invariant:
             _capture(runner)
     return runner

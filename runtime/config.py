@@ -18,7 +18,6 @@ T = TypeVar("T")
 MAX_JSON_BYTES = 64 << 20
 # What the config of several modalities says for its text part too, where that does not say it itself.
 SHARED_FIELDS = ("quantization_config", "dtype", "torch_dtype")
-MIN_TOP_P = 1e-6  # the best token alone, which is what 0 means to those who write it
 MAX_SIZE = 2**31 - 1  # of any count in a config: larger values are mistakes or attacks
 
 
@@ -310,11 +309,10 @@ def _dtype(fields: Fields) -> str | None:
 def _generation_defaults(fields: Fields) -> GenerationDefaults:
     """Within the limits of `SamplingParams`, so that a request without parameters is as safe as one with them."""
     temperature = fields.optional_number("temperature", 0.0, 100.0)
-    top_p = fields.optional_number("top_p", 0.0, 1.0)
     return GenerationDefaults(
         temperature=temperature if fields.boolean("do_sample", True) else 0.0,
         top_k=fields.optional_integer("top_k", minimum=-1),
-        top_p=MIN_TOP_P if top_p == 0.0 else top_p,
+        top_p=fields.optional_number("top_p", 0.0, 1.0),
         min_p=fields.optional_number("min_p", 0.0, 1.0),
         repetition_penalty=fields.optional_number("repetition_penalty", 1e-3, 1e3),
         max_new_tokens=fields.optional_integer("max_new_tokens"),

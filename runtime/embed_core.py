@@ -19,17 +19,23 @@ class _Job:
     missing: deque[int]  # numbers of the sequences that have no vector yet, the short ones first
     vectors: dict[int, bytes] = field(default_factory=dict)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.vectors.values()))
+
     def answer(self) -> Embedded:
         return Embedded(self.request.id, [self.vectors[number] for number in range(len(self.vectors))])
 
 
 Batch = list[tuple[_Job, list[int]]]  # of each request, which of its sequences
+ANSWER_BYTES = 64 << 20  # of vectors, that a step hands over at once unless one request has more
 
 
 class EmbedCore:
     """Takes `EmbedRequest`s; a step embeds one batch, of all requests in line that ask for the same dimensions.
 
-    A request that needs more than one batch goes back behind the others after each, and can be aborted between them.
+    A request that needs more than one batch goes back behind the others after each, and can be aborted between them;
+    one that a batch has no room for is the first of the next.
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -50,8 +56,8 @@ class EmbedCore:
     def advance(self) -> tuple[bool, Outputs]:
         if not self._jobs and not self._refused:
             return False, Outputs([], self._stats())
-        failed = self._compute(self._next_batch()) if self._jobs else []
-        done = [job for job in self._jobs if not job.missing]
+        failed = self._compute(batch) if (batch := self._next_batch()) else []
+        done = self._done()
         for job in done:
             self._jobs.remove(job)
         refused, self._refused = self._refused, []
@@ -67,12 +73,15 @@ class EmbedCore:
         self._jobs.append(_Job(request, deque(sorted(range(len(lengths)), key=lengths.__getitem__))))
 
     def _next_batch(self) -> Batch:
-        """As many sequences as are computed at once, at least one; whose request has more left goes to the end."""
+        """As many sequences as are computed at once, at least one where any is missing.
+
+        A request that got some of its vectors and has more left goes to the end.
+        """
         batch: Batch = []
         room = self.embedder.max_tokens
-        first = self._jobs[0]
-        for job in list(self._jobs):
-            if job.request.dimensions != first.request.dimensions:
+        unfinished = [job for job in self._jobs if job.missing]
+        for job in unfinished:
+            if job.request.dimensions != unfinished[0].request.dimensions:
                 break
             numbers: list[int] = []
             while job.missing:
@@ -84,10 +93,21 @@ class EmbedCore:
             if numbers:
                 batch.append((job, numbers))
             if job.missing:
-                self._jobs.remove(job)
-                self._jobs.append(job)
+                if numbers:
+                    self._jobs.remove(job)
+                    self._jobs.append(job)
                 break
         return batch
+
+    def _done(self) -> list[_Job]:
+        """Requests whose vectors are all there, as many as are handed over at once."""
+        done: list[_Job] = []
+        room = ANSWER_BYTES
+        for job in self._jobs:
+            if not job.missing and (job.num_bytes <= room or not done):
+                done.append(job)
+                room -= job.num_bytes
+        return done
 
     def _compute(self, batch: Batch) -> list[Embedded]:
         """Embed a batch; returns what became of requests that could not be."""

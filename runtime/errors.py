@@ -42,6 +42,10 @@ class ModelLoadError(SiroccoError):
     """A model cannot be loaded: not found, broken files, an unknown architecture, weights that do not match."""
 
 
+class NotEnoughMemoryError(ModelLoadError):
+    """A model cannot be loaded at the moment: others hold the memory that it would take."""
+
+
 class ModelNotFoundError(SiroccoError):
     """A request names a model that is not being served."""
 

@@ -19,7 +19,13 @@ from pathlib import Path
 import msgspec
 
 from sirocco.runtime.client import EngineClient
-from sirocco.runtime.errors import EngineDiedError, EngineUnavailableError, ModelLoadError, RequestError
+from sirocco.runtime.errors import (
+    EngineDiedError,
+    EngineUnavailableError,
+    ModelLoadError,
+    NotEnoughMemoryError,
+    RequestError,
+)
 from sirocco.runtime.wire import (
     Command,
     EmbedRequest,
@@ -111,6 +117,8 @@ class ProcessClient(EngineClient):
                     stdout=_STDERR,
                 )
             self._transport, _ = await loop.create_unix_connection(lambda: connection, sock=ours)
+            if self.state == "closed":
+                raise EngineUnavailableError(self.state_reason)
             self._transport.write(frame(self.options))
             self._info = await connection.ready
         except BaseException:
@@ -133,10 +141,11 @@ class ProcessClient(EngineClient):
             await asyncio.sleep(FIRST_BACKOFF * 2 ** (len(self._deaths) - 1))
             try:
                 await (await self._launch())
-            except ModelLoadError as error:
-                self.state, self.state_reason = "failed", str(error)
-                return
-            except Exception as error:  # a death like any other: there may be memory or processes again in a moment
+            except Exception as error:
+                if isinstance(error, ModelLoadError) and not isinstance(error, NotEnoughMemoryError):
+                    self.state, self.state_reason = "failed", str(error)
+                    return
+                # A death like any other: there may be memory or processes again in a moment.
                 logger.warning("the engine did not start again: %s", _reason(error))
 
     def _bury(self) -> None:
@@ -182,8 +191,8 @@ class _Connection(asyncio.Protocol):
                     self._client._deliver(outputs)
                 case EngineInfo() as info if not self.ready.done():
                     self.ready.set_result(info)
-                case LoadFailed(message) if not self.ready.done():
-                    self.ready.set_exception(ModelLoadError(message))
+                case LoadFailed(message, for_now) if not self.ready.done():
+                    self.ready.set_exception(NotEnoughMemoryError(message) if for_now else ModelLoadError(message))
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.ready.done():

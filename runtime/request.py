@@ -67,8 +67,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS, optional=True)
         _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, optional=True)
         _check_int("priority", self.priority, -(2**31), 2**31 - 1)
-        if self.top_p == 0.0:
-            raise RequestError("top_p must be greater than 0", "top_p")
         _check_list("stop", () if self.stop is None or isinstance(self.stop, str) else self.stop)
         _check_stops(self.stop_strings)
         stop_token_ids = _check_list("stop_token_ids", self.stop_token_ids or ())

@@ -11,6 +11,7 @@ from sirocco.runtime.request import MAX_SALT_LENGTH, MAX_SEED, SamplingParams
 from sirocco.runtime.wire import EngineInfo, EngineRequest, Sampling
 
 _T = TypeVar("_T", int, float)
+MIN_TOP_P = 1e-6  # the best token alone, which is what 0 means to those who write it
 
 
 def resolve_request(
@@ -91,7 +92,7 @@ def _sampling(
         max_tokens=min(_first(params.max_tokens, defaults.max_new_tokens, room), room),
         temperature=_first(params.temperature, defaults.temperature, 1.0),
         top_k=max(_first(params.top_k, defaults.top_k, 0), 0),
-        top_p=_first(params.top_p, defaults.top_p, 1.0),
+        top_p=max(_first(params.top_p, defaults.top_p, 1.0), MIN_TOP_P),
         min_p=_first(params.min_p, defaults.min_p, 0.0),
         repetition_penalty=_first(params.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=params.presence_penalty,

@@ -11,19 +11,25 @@ from sirocco.runtime.blocks import NULL_BLOCK
 from sirocco.runtime.models.cache import Cache
 from sirocco.runtime.models.decoder import Decoder
 
-CHUNK = 256  # tokens: more rows than any kernel takes for a decode
 CONTEXT = 2048  # keys beside it, so long that attention splits them
 NUM_TOP = 20  # the most alternatives that OpenAI's API lets one ask for
 
 
 @torch.inference_mode()
-def warm_up(model: Decoder, caches: Sequence[Cache], block_size: int, max_model_len: int, device: torch.device) -> None:
-    """Compute a decode beside a chunk and one alone, over the null block and of no consequence; draw from the result.
+def warm_up(
+    model: Decoder,
+    caches: Sequence[Cache],
+    block_size: int,
+    chunk_size: int,
+    max_model_len: int,
+    device: torch.device,
+) -> None:
+    """Compute a decode beside a whole chunk and one alone, over the null block and of no consequence; draw from it.
 
     Recurrent layers leave what comes of it in the first slot, which a request that begins there ignores.
     """
     context = min(CONTEXT, max_model_len)
-    for queries in ([1, min(CHUNK, context)], [1]):
+    for queries in ([1, min(chunk_size, context)], [1]):
         hidden = _compute(model, caches, block_size, queries, context, device)
     _draw(model.logits(hidden[-1:]))
 

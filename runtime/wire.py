@@ -183,9 +183,10 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):
-    """The engine process could not load its model."""
+    """The engine process could not load its model; `for_now` where that was for want of memory."""
 
     message: str
+    for_now: bool = False
 
 
 FromEngine = Outputs | EngineInfo | LoadFailed

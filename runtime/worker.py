@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import msgspec
 
 from sirocco.runtime.core import run_engine
-from sirocco.runtime.errors import SiroccoError
+from sirocco.runtime.errors import NotEnoughMemoryError, SiroccoError
 from sirocco.runtime.host import prepare_process
 from sirocco.runtime.wire import Command, EngineOptions, FrameReader, LoadFailed, Outputs, frame
 
@@ -41,10 +41,10 @@ def main() -> None:
 
         core, info = build_engine(options)
     except SiroccoError as error:
-        connection.sendall(frame(LoadFailed(str(error))))
+        connection.sendall(frame(LoadFailed(str(error), for_now=isinstance(error, NotEnoughMemoryError))))
         return
     except MemoryError:
-        connection.sendall(frame(LoadFailed("there is not enough memory to load the model")))
+        connection.sendall(frame(LoadFailed("there is not enough memory to load the model", for_now=True)))
         return
     inbox: SimpleQueue[Command | None] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, reader, bodies, inbox), daemon=True).start()

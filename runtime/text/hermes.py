@@ -68,6 +68,9 @@ class HermesParser:
 
     def _read_content(self, text: str, at: int) -> int:
         """Pass content on up to the next call; returns where reading goes on in `text`."""
+        if self._blank and "<" not in self._held and not text[at:].strip(JSON_SPACE):
+            self._held += text[at:]  # without a look at what is there already: there may be no end of it
+            return len(text)
         shift = 0
         if self._held:
             shift = at - len(self._held)

@@ -1,6 +1,7 @@
 """Text in, text out: stop strings, choices, limits, cancelling, pausing, on a tiny model in this process."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tokenizers
 from msgspec.structs import replace
 
 from sirocco import AsyncEngine, ContextLengthError, Engine, OverloadedError, RequestError, SamplingParams
+from sirocco.runtime import async_engine
 from sirocco.runtime.async_engine import LONG_TEXT, MAX_CHARS_PER_TOKEN
 from sirocco.runtime.client import EngineClient
 from sirocco.runtime.errors import EngineUnavailableError, RequestCancelledError
@@ -128,7 +130,7 @@ def test_bad_requests_are_refused_before_anything_runs(engine, prompt, params, e
         {"temperature": -1.0},
         {"temperature": float("nan")},
         {"temperature": float("inf")},
-        {"top_p": 0.0},
+        {"top_p": -0.1},
         {"top_p": 1.5},
         {"min_p": -0.1},
         {"max_tokens": 0},
@@ -226,6 +228,39 @@ def test_a_closed_engine_says_so(tiny_model):
         engine.generate("x")
 
 
+@pytest.mark.parametrize("step", ["find", "read"])
+def test_an_engine_that_is_closed_while_it_starts_loads_no_model(tiny_model, monkeypatch, step):
+    reached, closed = threading.Event(), threading.Event()
+
+    def held(result: object) -> object:
+        reached.set()
+        assert closed.wait(20)
+        return result
+
+    class Unwanted(Scripted):
+        async def start(self, folder: Path | None = None) -> EngineInfo:
+            raise AssertionError("nobody wants it any more")
+
+    if step == "find":
+        monkeypatch.setattr("sirocco.runtime.async_engine.resolve_model", lambda *_: held(tiny_model))
+    else:
+        read = async_engine.read_config
+        monkeypatch.setattr(async_engine, "read_config", lambda *how: held(read(*how)))
+
+    async def body() -> None:
+        engine = AsyncEngine(str(tiny_model), client=Unwanted())
+        starting = asyncio.create_task(engine.start())
+        await asyncio.to_thread(reached.wait)
+        await engine.close()
+        closed.set()
+        with pytest.raises(EngineUnavailableError, match="closed"):
+            await starting
+        with pytest.raises(EngineUnavailableError, match="closed"):
+            await engine.start()
+
+    run(body())
+
+
 HELLO = [{"role": "user", "content": "Hi"}]
 
 
@@ -281,6 +316,27 @@ def test_a_special_tag_stays_in_the_text_where_it_opens_calls(tiny_model, tmp_pa
     async def body() -> None:
         async with AsyncEngine(str(tmp_path), chat_template=template, client=Scripted(*answer)) as engine:
             assert (await engine.generate([5])).text == shown
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"), [(None, []), ("{{ messages }}", []), ("{{ messages }}<end_of_turn>", ["<end_of_turn>"])]
+)
+def test_an_answer_ends_where_the_tokenizer_or_the_template_says(tiny_model, tmp_path, template, ends):
+    """As models need whose configs are those of the base model that they were tuned from."""
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
+    named = {"eos_token": "<|im_end|>"} | ({} if template is None else {"chat_template": template})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    tokenizer = tokenizers.Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_end|>", "<end_of_turn>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+
+    async def body() -> None:
+        async with AsyncEngine(str(tmp_path), client=Scripted(5)) as engine:
+            expected = [7, *map(tokenizer.token_to_id, ["<|im_end|>", *ends])]
+            assert engine.config.eos_token_ids == tuple(expected)
 
     run(body())
 

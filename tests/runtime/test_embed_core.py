@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from sirocco.runtime import embed_core
 from sirocco.runtime.embed_core import EmbedCore
 from sirocco.runtime.errors import RequestError
 from sirocco.runtime.wire import Abort, Embedded, EmbedRequest
@@ -68,6 +69,25 @@ def test_a_large_request_lets_others_in_between_its_batches() -> None:
     assert ids == [1]
     assert sum(len(batch) for batch in embedder.batches) == 6
     assert core.advance()[0] is False
+
+
+def test_a_request_that_a_batch_has_no_room_for_is_not_passed_over_again() -> None:
+    core, embedder = core_with((0, [[1] * 3]), (1, [[1] * 30]), (2, [[1] * 3]))
+    for id in range(3, 6):
+        if 1 in [one.id for one in advance(core)]:
+            break
+        core.apply(EmbedRequest(id, [[1] * 3]))
+    assert embedder.batches == [[3], [30]]
+
+
+def test_no_step_hands_over_more_than_a_frame_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_core, "ANSWER_BYTES", 20)  # of vectors of four bytes
+    core, embedder = core_with((1, [[1]] * 3), (2, [[1]] * 3), (3, [[1]] * 2), (4, [[1]] * 2))
+    core.apply(EmbedRequest(5, [[1]], 8))
+    assert [one.id for one in advance(core)] == [1, 3]
+    assert [one.id for one in advance(core)] == [2, 4]
+    assert [one.id for one in advance(core)] == [5]
+    assert embedder.batches == [[1] * 10, [1]] and core.advance()[0] is False
 
 
 def test_an_aborted_request_is_not_computed_to_its_end() -> None:

@@ -68,7 +68,7 @@ def test_warming_up_touches_the_null_block_alone(loaded, max_model_len):
     for cache in caches:
         cache.k.fill_(7.0)
         cache.v.fill_(7.0)
-    warm_up(loaded.model, caches, 16, max_model_len, torch.device("cpu"))
+    warm_up(loaded.model, caches, 16, 256, max_model_len, torch.device("cpu"))
     for cache in caches:
         assert bool((cache.k[1:] == 7.0).all() and (cache.v[1:] == 7.0).all())
         assert not bool((cache.k[0, :, 0] == 7.0).all())

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel
 
 from sirocco.kernels import backend
 from sirocco.runtime.build import assemble, build_engine
-from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.errors import ModelLoadError, NotEnoughMemoryError
 from sirocco.runtime.models.random import SHAPES, random_model
 from sirocco.runtime.wire import EngineOptions
 
@@ -60,5 +60,14 @@ def test_a_model_that_memory_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> Non
         return torch.empty(1 << 47, dtype=torch.bfloat16)
 
     monkeypatch.setattr("sirocco.runtime.build.load_model", load)
-    with pytest.raises(ModelLoadError, match="not enough memory"):
+    with pytest.raises(NotEnoughMemoryError, match="not enough memory"):
         build_engine(EngineOptions("demo", device="cpu"))
+
+
+def test_memory_that_is_short_now_is_told_from_too_little_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelLoadError, match="too small") as asked:
+        build_engine(EngineOptions("demo", device="cpu", kv_memory=100))
+    monkeypatch.setattr("sirocco.runtime.build.available_memory", lambda: 400)
+    with pytest.raises(NotEnoughMemoryError, match="too small"):
+        build_engine(EngineOptions("demo", device="cpu"))
+    assert not isinstance(asked.value, NotEnoughMemoryError)

@@ -5,7 +5,7 @@ import pytest
 from sirocco.runtime.config import make_config
 from sirocco.runtime.errors import ContextLengthError, RequestError
 from sirocco.runtime.request import MAX_SEED, SamplingParams
-from sirocco.runtime.resolve import resolve_request
+from sirocco.runtime.resolve import MIN_TOP_P, resolve_request
 from sirocco.runtime.wire import EngineInfo, EngineRequest
 
 INFO = EngineInfo("tiny", 100, 1000, 16, 10, 1, 8, 8, "cpu", "float32", 0, 0.0)
@@ -44,6 +44,14 @@ def test_a_prompt_is_whole_unless_it_may_be_cut() -> None:
     assert resolve(99, SamplingParams(max_tokens=40)).sampling.max_tokens == 1
     with pytest.raises(ContextLengthError):
         resolve(100, SamplingParams(max_tokens=40))
+
+
+@pytest.mark.parametrize("asked", [0, 0.0, 1e-300])
+def test_no_share_of_the_probability_is_the_best_token_alone(asked: float) -> None:
+    assert resolve(3, SamplingParams(top_p=asked)).sampling.top_p == MIN_TOP_P
+    recommended = make_config({"architectures": ["LlamaForCausalLM"], "vocab_size": 1000}, {"top_p": asked})
+    assert resolve_request(1, [1], SamplingParams(), recommended, INFO).sampling.top_p == MIN_TOP_P
+    assert resolve_request(1, [1], SamplingParams(top_p=0.5), recommended, INFO).sampling.top_p == 0.5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sirocco.runtime import process_client
-from sirocco.runtime.errors import EngineDiedError, ModelLoadError, RequestError
+from sirocco.runtime.errors import EngineDiedError, EngineUnavailableError, ModelLoadError, RequestError
 from sirocco.runtime.process_client import ProcessClient
 from sirocco.runtime.wire import EngineOptions
 
@@ -28,6 +28,7 @@ while connection.recv(1 << 16):
 GOOD = _WORKER.format(answer="EngineInfo('tiny', 100, 50, 16, 10, 1, 2, 1, 'cpu', 'float32', 0, 0.0)")
 GOOD_EMBEDS = GOOD.replace("0.0)", "0.0, 'embed')")
 REFUSES = _WORKER.format(answer="LoadFailed('there is no such model')")
+FOR_NOW = _WORKER.format(answer="LoadFailed('there is not enough memory', True)")
 DIES_LOADING = "raise SystemExit(1)"
 NO_FORK = None
 
@@ -73,7 +74,7 @@ async def killed() -> ProcessClient:
 
 
 def test_a_start_that_fails_is_one_death_of_several(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(GOOD, NO_FORK, DIES_LOADING, GOOD)
+    script(GOOD, NO_FORK, DIES_LOADING, FOR_NOW, GOOD)
 
     async def body() -> None:
         pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -82,13 +83,13 @@ def test_a_start_that_fails_is_one_death_of_several(script: Script, monkeypatch:
         client = await killed()
         await settled(client)
         assert client.state == "ready"
-        assert [ours.fileno() >= 0 for ours, _ in pairs] == [False, False, False, True]
+        assert [ours.fileno() >= 0 for ours, _ in pairs] == [False, False, False, False, True]
         await client.close()
 
     run(body())
 
 
-@pytest.mark.parametrize("code", [NO_FORK, DIES_LOADING], ids=["fork", "load"])
+@pytest.mark.parametrize("code", [NO_FORK, DIES_LOADING, FOR_NOW], ids=["fork", "load", "memory"])
 def test_starts_that_fail_too_often_are_final(code: str | None, script: Script, monkeypatch) -> None:
     monkeypatch.setattr(process_client, "MAX_DEATHS", 3)
     monkeypatch.setattr(process_client, "DEATH_WINDOW", 0.0)  # however long each of them took
@@ -115,7 +116,7 @@ def test_a_model_that_can_no_longer_be_loaded_is_final(script: Script) -> None:
     run(body())
 
 
-@pytest.mark.parametrize("code", [NO_FORK, DIES_LOADING, REFUSES], ids=["fork", "load", "refuse"])
+@pytest.mark.parametrize("code", [NO_FORK, DIES_LOADING, REFUSES, FOR_NOW], ids=["fork", "load", "refuse", "memory"])
 def test_the_first_start_fails_at_once(code: str | None, script: Script) -> None:
     script(code)
 
@@ -126,6 +127,28 @@ def test_the_first_start_fails_at_once(code: str | None, script: Script) -> None
         assert (client.state, client.state_reason) == ("failed", str(raised.value))
         assert client.pid is None
         await client.close()
+
+    run(body())
+
+
+def test_an_engine_that_is_closed_while_its_process_begins_leaves_none(script: Script, monkeypatch) -> None:
+    script(GOOD)
+    begun: list[asyncio.subprocess.Process] = []
+
+    async def body() -> None:
+        client = ProcessClient(EngineOptions())
+        launch = asyncio.create_subprocess_exec
+
+        async def closing(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+            begun.append(await launch(*command, **options))
+            await client.close()
+            return begun[0]
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", closing)
+        with pytest.raises(EngineUnavailableError):
+            await client.start()
+        assert (client.state, client.pid) == ("closed", None)
+        await asyncio.wait_for(begun[0].wait(), 10)
 
     run(body())
 

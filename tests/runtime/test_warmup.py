@@ -37,7 +37,7 @@ def test_recurrent_layers_are_warmed_up_in_one_slot(monkeypatch, max_model_len):
     states = [tensor for cache in caches if isinstance(cache, StateCache) for tensor in cache.tensors.values()]
     for tensor in states:
         tensor.fill_(torch.nan)
-    warm_up(loaded.model, caches, 16, max_model_len, torch.device("cpu"))
+    warm_up(loaded.model, caches, 16, 256, max_model_len, torch.device("cpu"))
     assert len(states) == 2
     for tensor in states:
         assert bool(tensor[0].isfinite().all() and tensor[1:].isnan().all())
