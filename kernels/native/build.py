@@ -1,5 +1,6 @@
 """Compiles the C++ kernels for this machine's processor, once: the library is cached by all that it depends on."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -60,8 +61,11 @@ def library() -> ctypes.CDLL | None:
     path = library_path()
     try:
         return None if path is None else ctypes.CDLL(str(path))
-    except OSError as error:
-        logger.warning("the CPU kernels could not be loaded, torch's operators run instead: %s", error)
+    except OSError as error:  # it was cut short, or made where the system's libraries are newer
+        logger.warning("the CPU kernels could not be loaded, torch's operators run until the next start: %s", error)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
         return None
 
 
@@ -75,9 +79,9 @@ def compiled() -> Path:
     command = [compiler, *_FLAGS, _target_flag()]
     sources = sorted(_SOURCES.glob("*.cpp"))
     content = [path.read_bytes() for path in (*sources, *sorted(_SOURCES.glob("*.h")))]
-    key = hashlib.sha256(b"\0".join([*content, " ".join(command).encode(), _machine()])).hexdigest()[:20]
+    key = hashlib.sha256(b"\0".join([*content, " ".join(command).encode(), _file(compiler), _machine()]))
     folder = cache_folder()
-    path = folder / f"kernels-{key}.so"
+    path = folder / f"kernels-{key.hexdigest()[:20]}.so"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +105,13 @@ def _compiler() -> str:
         if name and (found := shutil.which(name)):
             return found
     raise NoCompilerError("no C++ compiler")
+
+
+def _file(path: str) -> bytes:
+    """Which file a path leads to at the moment: another version of a compiler may come under the same name."""
+    real = os.path.realpath(path)
+    found = os.stat(real)
+    return f"{real} {found.st_size} {found.st_mtime_ns}".encode()
 
 
 def _target_flag() -> str:

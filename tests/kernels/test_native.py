@@ -1,6 +1,7 @@
 """The C++ kernels against float64, and what happens where they cannot be compiled."""
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,29 @@ def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert build.compiled() == first
 
 
+def test_another_compiler_under_the_same_name_compiles_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("version 9")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(build.subprocess, "run", lambda command, **_: Path(command[-1]).write_text("a library"))
+    first = build.compiled()
+    assert build.compiled() == first
+    compiler.write_text("version 10")
+    assert build.compiled() != first
+
+
+def test_a_library_that_does_not_load_is_compiled_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = tmp_path / "kernels-0.so"
+    cut.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(build, "library_path", lambda: cut)
+    assert build.library.__wrapped__() is None
+    assert "could not be loaded" in caplog.text and not cut.exists()
+
+
 def test_only_bfloat16_on_the_cpu_is_theirs() -> None:
     assert use_native(torch.zeros(1, dtype=BF16))
     assert not use_native(torch.zeros(1))
@@ -268,7 +292,7 @@ def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.delenv("SIROCCO_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(build, "_compiler", lambda: "c++")
+    monkeypatch.setattr(build, "_compiler", lambda: sys.executable)
     monkeypatch.setattr(build.Path, "home", home)
     assert build.library_path.__wrapped__() is None
 
