@@ -84,7 +84,7 @@ class Service:
     async def tokenize_inputs(self, inputs: list[str | list[int]], truncate: bool) -> list[list[int]]:
         """Token ids of what one request wants embedded. Raises `OverloadedError` when the queue is full."""
         with self._places(1):
-            return await self.engine.tokenize_inputs(inputs, "start" if truncate else "all", param="input")
+            return await self.engine.embedding_inputs(inputs, truncate)
 
     def _limit(self) -> int:
         info = self.engine.client.info

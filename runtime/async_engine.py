@@ -6,7 +6,7 @@ Nothing here imports torch: the API process runs it too.
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
+from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence, Sized
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -24,6 +24,7 @@ from sirocco.runtime.resolve import resolve_request
 from sirocco.runtime.stream import RequestStream
 from sirocco.runtime.text.chat import ChatTemplate, TemplateRenderer
 from sirocco.runtime.text.detokenize import Detokenizer
+from sirocco.runtime.text.embed_text import EmbedText
 from sirocco.runtime.text.tokenizer import Tokenizer, load_tokenizer
 from sirocco.runtime.text.tools import ToolParserFactory, tool_parser
 from sirocco.runtime.wire import EngineOptions
@@ -45,6 +46,7 @@ class AsyncEngine:
 
     tokenizer: Tokenizer
     config: ModelConfig
+    _embed_text: EmbedText
     _room: asyncio.Semaphore  # for the prompts of lists, with half of the queue left to others
 
     def __init__(
@@ -122,6 +124,7 @@ class AsyncEngine:
 
     def _read_folder(self, folder: Path) -> None:
         self.config = read_config(folder, class_name(self._arch))
+        self._embed_text = EmbedText.read(folder)
         self.tokenizer = load_tokenizer(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer, self._renderer, self._chat_template)
         self.config = replace(self.config, eos_token_ids=self._ends())
@@ -290,10 +293,16 @@ class AsyncEngine:
         Raises as `submit` does.
         """
         several = [texts] if isinstance(texts, str) else texts
-        sequences = await self.tokenize_inputs(several, "start" if truncate else "all", param="input")
+        sequences = await self.embedding_inputs(several, truncate)
         vectors = await self.client.embed(sequences, dimensions)
         numbers = [array("f", vector).tolist() for vector in vectors]
         return numbers[0] if isinstance(texts, str) else numbers
+
+    async def embedding_inputs(self, inputs: Sequence[Prompt], truncate: bool = False) -> list[list[int]]:
+        """Token ids of what is to be embedded: of a text with what its model wants before it. Raises as `embed`."""
+        self._check_started()
+        texts = [self._embed_text(given) if isinstance(given, str) else given for given in inputs]
+        return await self.tokenize_inputs(texts, "start" if truncate else "all", param="input")
 
     async def tokenize_inputs(
         self, texts: Sequence[Prompt], kept: Kept = "all", param: str = "prompt"
@@ -309,8 +318,8 @@ class AsyncEngine:
         sequences = [next(encoded) if isinstance(text, str) else _listed(text, param) for text in texts]
         if kept != "start":
             return sequences
-        limit = self.client.info.max_model_len
-        return [_truncated(sequence, limit) for sequence in sequences]
+        limit, ends = self.client.info.max_model_len, self.tokenizer.special_ids
+        return [_truncated(sequence, limit, ends) for sequence in sequences]
 
     async def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncGenerator[StreamEvent, None]:
         """Complete one prompt event by event. Closing the iterator cancels the request."""
@@ -377,6 +386,8 @@ def _kept(params: SamplingParams | None) -> Kept:
     return "end" if params is not None and params.truncate_prompt else "all"
 
 
-def _truncated(ids: list[int], limit: int) -> list[int]:
-    """The first `limit` ids, but with the last one (often an end mark that pooling reads) kept."""
-    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+def _truncated(ids: list[int], limit: int, ends: Container[int]) -> list[int]:
+    """The first `limit` ids, but with the last one kept where it is an end mark, which pooling may read."""
+    if len(ids) <= limit:
+        return ids
+    return [*ids[: limit - 1], ids[-1]] if ids[-1] in ends else ids[:limit]

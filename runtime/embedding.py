@@ -1,20 +1,21 @@
 """Embeddings: texts as token ids in, vectors out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sirocco.runtime.config import Fields, ModelConfig, read_config, read_json
+from sirocco.runtime.config import ModelConfig, read_config, read_json
 from sirocco.runtime.embedding_backbone import Backbone, is_encoder, load_backbone, make_backbone
 from sirocco.runtime.embedding_stages import Stages, read_stages
 from sirocco.runtime.errors import ContextLengthError, RequestError
 from sirocco.runtime.models.device import choose_device
 from sirocco.runtime.models.load import refuse_quantised
 from sirocco.runtime.models.registry import class_name
+from sirocco.runtime.text.embed_text import read_settings
 
 MAX_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 32768}  # of one forward, unless a single sequence has more
 TRUNCATABLE = ("Gemma3TextModel", "Qwen3ForCausalLM", "Qwen3Model")  # trained so that vectors may be cut short
@@ -24,16 +25,14 @@ TRUNCATABLE = ("Gemma3TextModel", "Qwen3ForCausalLM", "Qwen3Model")  # trained s
 class Embedder:
     """A model that turns a sequence of tokens into a vector of `width` numbers.
 
-    It takes sequences of up to `max_len` tokens, and computes some `max_tokens` at a time. `prompts` are texts that its
-    authors put before what is embedded, by their name for the task. `dimensions` lists the sizes to which vectors may
-    be cut: empty for any, None for none.
+    It takes sequences of up to `max_len` tokens, and computes some `max_tokens` at a time. `dimensions` lists the sizes
+    to which vectors may be cut: empty for any, None for none.
     """
 
     backbone: Backbone
     stages: Stages
     max_len: int
     max_tokens: int
-    prompts: dict[str, str] = field(default_factory=dict)
     dimensions: tuple[int, ...] | None = None
 
     @property
@@ -117,23 +116,22 @@ def load_embedder(
     refuse_quantised(config)
     run_device = choose_device(device)
     backbone = make_backbone(config, run_device)
-    max_len, prompts, dimensions = _max_len(folder, backbone), _prompts(folder), _dimensions(config)
+    max_len, dimensions = _max_len(folder, backbone.model.spec.max_model_len), _dimensions(config)
     stages = read_stages(folder, backbone.model.spec.width, backbone.default_pooling, run_device)
     load_backbone(backbone, config, folder, dtype, progress)
-    return Embedder(backbone, stages, max_len, MAX_TOKENS[run_device.type], prompts, dimensions)
+    return Embedder(backbone, stages, max_len, MAX_TOKENS[run_device.type], dimensions)
 
 
-def _max_len(folder: Path, backbone: Backbone) -> int:
-    """What the model can take, or less where the folder says that it was trained for less."""
-    settings = Fields(read_json(folder, "sentence_bert_config.json") or {}, "sentence_bert_config.json")
-    most = backbone.model.spec.max_model_len
-    return min(most, settings.integer("max_seq_length", most))
+def _max_len(folder: Path, most: int) -> int:
+    """What the model can take, or less where the folder says that it was trained for less.
 
-
-def _prompts(folder: Path) -> dict[str, str]:
-    name = "config_sentence_transformers.json"
-    prompts = Fields(read_json(folder, name) or {}, name).object("prompts")
-    return {} if prompts is None else {task: prompts.string(task, "") for task in prompts.values}
+    Newer folders leave that to the tokenizer, whose limit may also be a number beyond all that stands for none.
+    """
+    settings = read_settings(folder)
+    if settings.values.get("max_seq_length") is not None:
+        return min(most, settings.integer("max_seq_length"))
+    limit = (read_json(folder, "tokenizer_config.json") or {}).get("model_max_length")
+    return int(limit) if isinstance(limit, int | float) and 1 <= limit < most else most
 
 
 def _dimensions(config: ModelConfig) -> tuple[int, ...] | None:

@@ -14,11 +14,12 @@ from sirocco.runtime.checkpoint import Checkpoint
 from sirocco.runtime.config import MAX_JSON_BYTES, Fields, read_json
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models.linear import Linear
+from sirocco.runtime.text.embed_text import EmbedText
 from sirocco.runtime.weights import load_weights, match_weights
 
 MODULES = "modules.json"
 
-# In the order in which pooled vectors are joined where a folder asks for several.
+# In the order in which pooled vectors are joined where a folder asks for several by flags.
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -83,16 +84,18 @@ class Pooling:
 
 
 class Dense(nn.Module):
-    """A linear layer and an activation, in float32."""
+    """A linear layer and an activation, in float32; a `residual` one adds its input."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, activation: str) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool, activation: str, residual: bool) -> None:
         super().__init__()
         self.out_features = out_features
+        self.residual = residual
         self.linear = Linear(in_features, out_features, bias)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.linear(x))
+        y = self.activation(self.linear(x))
+        return x + y if self.residual else y
 
 
 class Normalize(nn.Module):
@@ -139,7 +142,7 @@ def read_stages(folder: Path, width: int, default_pooling: str, device: torch.de
             case "Transformer":
                 continue
             case "Pooling" if pooling is None:
-                pooling = _pooling(folder / path, width)
+                pooling = _pooling(folder / path, width, EmbedText.read(folder).prompt)
                 width *= len(pooling.kinds)
             case "Dense" if pooling is not None:
                 dense = _dense(folder / path, width, device)
@@ -185,8 +188,10 @@ def _config(folder: Path) -> Fields:
     return Fields(values, where)
 
 
-def _pooling(folder: Path, width: int) -> Pooling:
+def _pooling(folder: Path, width: int, prompt: str) -> Pooling:
     config = _config(folder)
+    if prompt and not config.boolean("include_prompt", True):
+        raise config.error("include_prompt", f"must be true for the prompt {prompt!r:.64} before every text")
     expected = config.integer("word_embedding_dimension", config.integer("embedding_dimension", width))
     if expected != width:
         raise config.error("word_embedding_dimension", f"is {expected}, the model's width is {width}")
@@ -199,7 +204,7 @@ def _pooling(folder: Path, width: int) -> Pooling:
             raise config.error("pooling_mode", f"{kind!r} is not supported; known are {', '.join(POOLINGS)}")
     if not kinds:
         raise config.error("pooling_mode", "is missing: no kind of pooling is chosen")
-    return Pooling(tuple(kind for kind in POOLINGS if kind in kinds))
+    return Pooling(tuple(str(kind) for kind in kinds))
 
 
 def _dense(folder: Path, width: int, device: torch.device) -> Dense:
@@ -210,7 +215,10 @@ def _dense(folder: Path, width: int, device: torch.device) -> Dense:
     activation = config.string("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise config.error("activation_function", f"{activation!r} is not supported")
-    dense = Dense(in_features, config.integer("out_features"), config.boolean("bias", True), activation)
+    out_features, residual = config.integer("out_features"), config.boolean("use_residual", False)
+    if residual and out_features != in_features:
+        raise config.error("use_residual", f"is not supported from {in_features} to {out_features} features")
+    dense = Dense(in_features, out_features, config.boolean("bias", True), activation, residual)
     with Checkpoint(folder) as checkpoint:
         targets = match_weights(dense, {"linear": ("linear",)}, checkpoint)
         load_weights(targets, checkpoint, torch.float32, device, lambda num_bytes: None)

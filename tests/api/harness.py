@@ -199,6 +199,9 @@ class FakeEngine:
     ) -> list[list[int]]:
         return [self.tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
 
+    async def embedding_inputs(self, inputs: Sequence[str | list[int]], truncate: bool = False) -> list[list[int]]:
+        return await self.tokenize_inputs(inputs)
+
     async def chat_prompt(
         self,
         messages: list[dict[str, Any]],

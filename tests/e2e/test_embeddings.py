@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import json
+import shutil
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,14 @@ import httpx
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch.testing import assert_close
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from sirocco import ContextLengthError, Engine, RequestError
+from sirocco import AsyncEngine, ContextLengthError, Engine, RequestError
 from sirocco.api.app import create_app
 from sirocco.runtime.build import build_engine
+from sirocco.runtime.errors import ModelLoadError
+from sirocco.runtime.process_client import ProcessClient
 from sirocco.runtime.wire import EmbedRequest, EngineOptions
 
 TEXTS = ["the wind from the south", "sand", "warm rain and the wind", "the wind from the south"]
@@ -48,6 +53,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(folder: Path) -> Iterator[Engine]:
     with Engine(str(folder)) as engine:
         yield engine
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompts": {"a": "sand ", "b": "x"}, "default_prompt_name": "a"}, "sand "),
+        ({"prompts": {"a": "sand "}, "default_prompt_name": None}, ""),
+        ({"prompts": {"a": "sand "}}, ""),
+    ],
+    ids=["named", "null", "unnamed"],
+)
+def test_texts_are_embedded_behind_the_prompt_of_their_model(engine, folder, tmp_path, settings, said):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with Engine(str(tmp_path)) as other:
+        found, expected = other.embed(TEXTS), engine.embed([said + text for text in TEXTS])
+        assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-6)
+        ids = [[5, 6]]  # are taken as they are
+        assert_close(torch.tensor(other.embed(ids)), torch.tensor(engine.embed(ids)), rtol=0, atol=1e-6)
+
+
+def test_an_engine_process_makes_the_same_vectors(engine, folder):
+    async def main() -> list[list[float]]:
+        client = ProcessClient(EngineOptions(model=str(folder)))
+        async with AsyncEngine(str(folder), client=client) as other:
+            return await other.embed(TEXTS)
+
+    assert_close(torch.tensor(asyncio.run(main())), torch.tensor(engine.embed(TEXTS)), rtol=0, atol=1e-6)
+
+
+def test_a_model_that_knows_no_capitals(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    cased = json.loads((folder / "tokenizer.json").read_text())
+    cased["normalizer"]["lowercase"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(cased))
+    with Engine(str(tmp_path)) as other:
+        assert other.embed("Sand") != pytest.approx(other.embed("sand"), abs=1e-6)
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    with Engine(str(tmp_path)) as other:
+        assert other.embed("Sand") == pytest.approx(other.embed("sand"), abs=1e-6)
+
+
+@pytest.mark.parametrize("prompts", [{}, {"prompts": {"a": "x"}}])
+def test_a_prompt_that_a_model_does_not_have(folder, tmp_path, prompts):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    named = {"default_prompt_name": "query"} | prompts
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(named))
+    with pytest.raises(ModelLoadError, match="default_prompt_name 'query' is none of the prompts"):
+        Engine(str(tmp_path))
 
 
 def test_vectors_equal_transformers(engine, folder):

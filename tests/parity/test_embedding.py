@@ -103,6 +103,7 @@ def dense(path, size_in, size_out, activation="torch.nn.modules.linear.Identity"
     return ("Dense", path, config, tensors | ({"linear.bias": torch.randn(size_out)} if bias else {}))
 
 
+RESIDUAL = {"in_features": 60, "out_features": 20, "use_residual": True}
 NORMALIZE = ("Normalize", "9_Normalize", None, None)
 
 
@@ -212,12 +213,47 @@ def test_pooling(flags, sequences, tmp_path):
     assert_close(load_embedder(tmp_path, "float32", "cpu").embed(sequences), expected)
 
 
-@pytest.mark.parametrize("mode", ["cls", ["cls", "mean"]])
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 64),
+        ({"tokenizer_config.json": {"model_max_length": 40}}, 40),
+        ({"tokenizer_config.json": {"model_max_length": 1000000000000000019884624838656}}, 64),
+        ({"tokenizer_config.json": {"model_max_length": 40}, "sentence_bert_config.json": {"max_seq_length": 50}}, 50),
+        (
+            {"tokenizer_config.json": {"model_max_length": 40}, "sentence_bert_config.json": {"max_seq_length": None}},
+            40,
+        ),
+        ({"sentence_xlm-roberta_config.json": {"max_seq_length": 30}}, 30),
+    ],
+    ids=["nowhere", "tokenizer", "unlimited", "both", "null", "old name"],
+)
+def test_the_length_that_a_model_was_trained_for(files, wanted, tmp_path):
+    save("bert", tmp_path, [pooling(60, "pooling_mode_mean_tokens")])
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert load_embedder(tmp_path, "float32", "cpu").max_len == wanted
+
+
+def test_a_dense_step_that_adds_its_input(sequences, tmp_path):
+    kind, path, config, tensors = dense("2_Dense", 60, 60, "torch.nn.modules.activation.Tanh")
+    save("bert", tmp_path, [pooling(60, "pooling_mode_mean_tokens"), (kind, path, config, tensors)])
+    plain = load_embedder(tmp_path, "float32", "cpu")
+    (tmp_path / path / "config.json").write_text(json.dumps(config | {"use_residual": True}))
+    residual = load_embedder(tmp_path, "float32", "cpu")
+    (tmp_path / "modules.json").unlink()
+    means = load_embedder(tmp_path, "float32", "cpu").embed(sequences)
+    assert_close(residual.embed(sequences), plain.embed(sequences) + means)
+
+
+@pytest.mark.parametrize("mode", ["cls", ["cls", "mean"], ["mean", "cls"]])
 def test_newer_spelling_of_pooling(mode, sequences, tmp_path):
     config = {"embedding_dimension": 60, "pooling_mode": mode}
     reference = save("bert", tmp_path, [("Pooling", "1_Pooling", config, None)])
     rows = [states(reference, sequence) for sequence in sequences]
-    expected = torch.stack([torch.cat([row[0], row.mean(0)][: 1 if mode == "cls" else 2]) for row in rows])
+    kinds = {"cls": lambda row: row[0], "mean": lambda row: row.mean(0)}
+    chosen = [mode] if isinstance(mode, str) else mode
+    expected = torch.stack([torch.cat([kinds[kind](row) for kind in chosen]) for row in rows])
     assert_close(load_embedder(tmp_path, "float32", "cpu").embed(sequences), expected)
 
 
@@ -231,10 +267,8 @@ def test_bfloat16_points_the_same_way(sequences, tmp_path):
 def test_settings_of_the_folder(sequences, tmp_path):
     save("bert", tmp_path, [pooling(60, "pooling_mode_mean_tokens")])
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 40}')
-    (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: ", "document": ""}}')
     embedder = load_embedder(tmp_path, "float32", "cpu")
     assert embedder.max_len == 40
-    assert embedder.prompts == {"query": "query: ", "document": ""}
     assert embedder.num_bytes == sum(
         4 * p.numel() for n, p in BertModel(MODELS["bert"][1]).named_parameters() if "pooler" not in n
     )
@@ -283,6 +317,10 @@ def test_dimensions(settings, wrong, right, tmp_path):
         ([pooling(60)], "pooling_mode is missing"),
         ([("Pooling", "1_Pooling", {"pooling_mode": "median"}, None)], "pooling_mode 'median' is not supported"),
         ([("Pooling", "1_Pooling", None, None)], "1_Pooling/config.json is missing"),
+        (
+            [pooling(60, "pooling_mode_mean_tokens"), ("Dense", "2_Dense", RESIDUAL, {})],
+            "use_residual is not supported from 60 to 20 features",
+        ),
         ([("Pooling", "../elsewhere", None, None)], "path must lie within the model folder"),
         ([pooling(60, "pooling_mode_mean_tokens"), dense("2_Dense", 50, 20)], "2_Dense/config.json: in_features is 50"),
         (
