@@ -40,7 +40,7 @@ from sirocco.runtime.runner import ModelRunner
 from sirocco.runtime.scheduler import Scheduler
 from sirocco.runtime.sequence import Regimes
 from sirocco.runtime.snapshots import Snapshots
-from sirocco.runtime.system_memory import available_memory
+from sirocco.runtime.system_limits import available_memory
 from sirocco.runtime.warmup import warm_up
 from sirocco.runtime.wire import EngineInfo, EngineOptions
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sirocco.kernels.native.build import library_path, machine_key
+from sirocco.runtime.system_limits import processor_quota
 
 logger = logging.getLogger("sirocco.engine")
 
@@ -156,5 +158,7 @@ def _quiet() -> bool:
 
 
 def _processors() -> int:
-    """The processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may run on, and has time of: threads beyond a quota would stop all of them."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = processor_quota()
+    return count if quota is None else min(count, math.ceil(quota))

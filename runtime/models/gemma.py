@@ -6,6 +6,7 @@ q and k, and a rotary embedding per layer type.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from sirocco.runtime.config import Fields, ModelConfig
 from sirocco.runtime.models.hf import head_shape, layer_types, num_layers, rope_spec
@@ -91,12 +92,24 @@ def _windowed(hf: Fields, block: Callable[[str], BlockSpec], period: int) -> tup
 
 
 def _gemma3_rope(hf: Fields, layer_type: str) -> RopeSpec:
-    """Settings per layer type, or in the older spelling one set for full attention and a base for windows."""
+    """Settings per layer type, or in the older spelling one set for full attention and a base for windows.
+
+    Where a config has both, `rope_theta` and `rope_scaling` are those of full attention, as in transformers.
+    """
     _, _, head_dim = head_shape(hf)
     theta = GEMMA3_THETA[layer_type]
-    if layer_type == "sliding_attention" and hf.object("rope_parameters") is None:
-        return RopeSpec(hf.number("rope_local_base_freq", theta, minimum=1.001), head_dim)
-    return rope_spec(hf, head_dim, layer_type, theta=theta)
+    settings, scaling = hf.object("rope_parameters"), hf.object("rope_scaling")
+    if layer_type == "sliding_attention":
+        base = hf.number("rope_local_base_freq", theta, minimum=1.001)
+        if settings is None:
+            return RopeSpec(base, head_dim)
+        changed: dict[str, Any] = {"rope_theta": base}
+    else:
+        own = None if settings is None else settings.object(layer_type)
+        changed = {}
+        if settings is not None and own is not None and scaling is not None:
+            changed = {"rope_parameters": {**settings.values, layer_type: {**own.values, **scaling.values}}}
+    return rope_spec(Fields({**hf.values, **changed}, hf.where), head_dim, layer_type, theta=theta)
 
 
 def _bound(hf: Fields, name: str, default: float | None) -> float | None:

@@ -1,6 +1,7 @@
 """From a model folder to a decoder that is ready to run."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from sirocco.runtime.models.decoder import Decoder
 from sirocco.runtime.models.device import choose_device, choose_dtype
 from sirocco.runtime.models.registry import build_spec, class_name, find_architecture
 from sirocco.runtime.models.spec import ModelSpec, WeightNames
+from sirocco.runtime.system_limits import total_memory
 from sirocco.runtime.weights import Target, load_weights, match_weights
 
 HEAD = "lm_head.weight"
@@ -73,14 +75,30 @@ def read_weights(
     device: torch.device,
     progress: bool,
 ) -> torch.dtype:
-    """Fill a model from a checkpoint; returns the dtype it runs in. Raises as `match_weights` and `choose_dtype` do."""
+    """Fill a model from a checkpoint; returns the dtype it runs in.
+
+    Raises as `match_weights` and `choose_dtype` do, and `ModelLoadError` for what no memory can hold.
+    """
     targets = match_weights(model, names, checkpoint)
     run_dtype = choose_dtype(dtype, config.dtype or _stored_dtype(targets, checkpoint), device)
+    if device.type == "cpu":
+        _check_memory(targets, run_dtype)
     total = sum(checkpoint[part.name].num_bytes for target in targets for part in target.parts())
     with _progress(total, progress) as advance:
         load_weights(targets, checkpoint, run_dtype, device, _Releasing(advance))
     release_memory()
     return run_dtype
+
+
+def _check_memory(targets: list[Target], dtype: torch.dtype) -> None:
+    """Raise `ModelLoadError` for weights beyond all memory: the system would grant it, and end the process later on."""
+    slots = [slot for target in targets for slot in target.module.slots().values()]
+    needed = sum(math.prod(slot.shape) * (slot.dtype or dtype).itemsize for slot in slots)
+    if needed > (held := total_memory()):
+        name = str(dtype).removeprefix("torch.")
+        raise ModelLoadError(
+            f"the weights take {needed / 2**30:.1f} GiB in {name}, and there are {held / 2**30:.1f} GiB of memory"
+        )
 
 
 class _Releasing:

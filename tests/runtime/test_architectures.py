@@ -1,7 +1,10 @@
 """What families read from their configs beyond what the parity tests show, and regimes of length-dependent rope."""
 
+import copy
+
 import pytest
 import torch
+from transformers import Gemma3TextConfig
 
 from sirocco.runtime.config import make_config
 from sirocco.runtime.errors import ModelLoadError
@@ -104,6 +107,26 @@ def test_gemma3_rope_in_the_older_spelling():
     settings = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"type": "linear", "factor": 8.0}}
     ropes = [mixer.rope for mixer in mixers("Gemma3ForCausalLM", sliding_window_pattern=2, **settings)]
     assert ropes == [RopeSpec(2e4, 4), RopeSpec(5e5, 4, scaling=LinearScaling(8.0))] * 2
+
+
+@pytest.mark.parametrize(
+    ("full", "sliding", "others"),
+    [
+        ({"rope_theta": 5e5}, {}, {"rope_theta": 1e6}),
+        ({"rope_theta": 5e5}, {}, {"rope_theta": 1e6, "rope_local_base_freq": 5e3}),
+        ({}, {"rope_theta": 1e4}, {"rope_theta": 2e6}),
+        ({"rope_theta": 1e6}, {"rope_theta": 1e4}, {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    ],
+)
+def test_gemma3_rope_in_both_spellings_at_once(full, sliding, others):
+    nested = {"full_attention": full, "sliding_attention": sliding}
+    settings = {"rope_parameters": {name: {"rope_type": "default", **own} for name, own in nested.items()}} | others
+    expected = [
+        RopeSpec(own["rope_theta"], 4, scaling=LinearScaling(own["factor"]) if "factor" in own else None)
+        for own in Gemma3TextConfig(num_hidden_layers=2, **copy.deepcopy(settings)).rope_parameters.values()
+    ]
+    ropes = [mixer.rope for mixer in mixers("Gemma3ForCausalLM", sliding_window_pattern=2, **settings)]
+    assert ropes == expected[::-1] * 2
 
 
 @pytest.mark.parametrize(

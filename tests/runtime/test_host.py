@@ -87,3 +87,12 @@ def test_a_pass_takes_time() -> None:
     path = build.library_path()
     assert path is not None
     assert host._pass_seconds(path, Threads(1, False)) > 0
+
+
+@pytest.mark.parametrize(("quota", "wanted"), [(None, 8), (0.5, 1), (2.0, 2), (2.5, 3), (64.0, 8)])
+def test_no_more_threads_than_processors_that_are_granted(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, wanted: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(host, "processor_quota", lambda: quota)
+    assert host._processors() == wanted

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from sirocco.runtime.checkpoint import Checkpoint
 from sirocco.runtime.errors import ModelLoadError
 from sirocco.runtime.models import decoder
+from sirocco.runtime.models import load as loading
+from sirocco.runtime.models.linear import DenseWeight
 from sirocco.runtime.models.load import load_model
 
 CONFIG = {
@@ -139,6 +141,16 @@ def test_files_of_other_programs_beside_the_weights(tmp_path):
     assert len(load(tmp_path).model.layers) == 2
 
 
+def test_weights_beyond_all_memory_are_refused_before_any_is_read(folder, monkeypatch):
+    needed = 4 * sum(tensor.numel() for tensor in make_tensors().values())
+    monkeypatch.setattr(loading, "total_memory", lambda: needed)
+    load(folder)
+    monkeypatch.setattr(loading, "total_memory", lambda: needed - 1)
+    monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("read"))
+    with pytest.raises(ModelLoadError, match=r"the weights take 0\.0 GiB in float32, and there are 0\.0 GiB of memory"):
+        load(folder)
+
+
 def test_tied_head_shares_the_embedding(tmp_path):
     tensors = make_tensors()
     del tensors["lm_head.weight"]
@@ -162,11 +174,12 @@ def test_large_embedding_stays_in_its_file(tmp_path, tied, offset, monkeypatch):
     path.write_bytes(struct.pack("<Q", length + offset) + raw[:length] + b" " * offset + raw[length:])
     loaded = load(tmp_path, dtype="bfloat16")
     embed = loaded.model.embed
-    assert embed.in_file == (offset == 0)
+    packed = not (tied and isinstance(embed.output, DenseWeight))  # else what is looked up is also what is multiplied
+    assert embed.in_file == (packed and offset == 0)
     assert torch.equal(embed(torch.tensor([3, 29])), tensors["model.embed_tokens.weight"][[3, 29]])
     if tied:
         assert torch.equal(embed.output.dense(), tensors["model.embed_tokens.weight"])
-    product = embed.output.num_bytes if tied else 0  # a form of its own, whose panels may be padded
+    product = embed.output.num_bytes if tied and packed else 0  # a form of its own, whose panels may be padded
     assert embed.num_bytes == product + (0 if embed.in_file else embed.weight.nbytes)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sirocco.runtime.system_memory import available_memory
+from sirocco.runtime.system_limits import available_memory, processor_quota, total_memory
 
 GIB = 1 << 30
 
@@ -85,3 +85,45 @@ def test_the_tightest_limit_counts(tmp_path: Path, files: dict[str, str], wanted
 
 def test_physical_memory_where_nothing_says_more(tmp_path: Path) -> None:
     assert available(tmp_path) > 0
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/", "groups/cpu.max": "max 100000"}, None),
+        ({"proc/self/cgroup": "0::/", "groups/cpu.max": "250000 100000"}, 2.5),
+        ({"proc/self/cgroup": "0::/a/b", "groups/a/cpu.max": "400000 100000", "groups/a/b/cpu.max": "max 100000"}, 4.0),
+        (  # version 1
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/docker/1\n0::/",
+                "groups/cpu/cpu.cfs_quota_us": "-1",
+                "groups/cpu/cpu.cfs_period_us": "100000",
+                "groups/cpu/docker/1/cpu.cfs_quota_us": "50000",
+                "groups/cpu/docker/1/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
+        ({"proc/self/cgroup": "0::/", "groups/cpu.max": "100000 0"}, None),
+        ({"proc/self/cgroup": "0::/", "groups/cpu.max": "nonsense"}, None),
+    ],
+    ids=["nothing", "no limit", "container", "service", "version 1", "no period", "nonsense"],
+)
+def test_the_processors_that_control_groups_grant(files: dict[str, str], wanted: float | None, tmp_path: Path) -> None:
+    write(tmp_path, files)
+    assert processor_quota(tmp_path / "proc", tmp_path / "groups") == wanted
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 64),
+        ({"proc/meminfo": f"{MEMINFO}\nSwapTotal: {2 * GIB // 1024} kB"}, 66),
+        ({"proc/self/cgroup": "0::/a", "groups/a/memory.max": str(8 * GIB), "groups/memory.max": "max"}, 8),
+        ({"proc/self/cgroup": "4:memory:/", "groups/memory/memory.limit_in_bytes": "9223372036854771712"}, 64),
+    ],
+    ids=["machine", "swap", "container", "version 1"],
+)
+def test_all_the_memory_there_is(files: dict[str, str], wanted: int, tmp_path: Path) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO} | files)
+    assert total_memory(tmp_path / "proc", tmp_path / "groups") == wanted * GIB
