@@ -116,14 +116,19 @@ class Child:
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
-        killer = threading.Timer(timeout_s, self._process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        killer = threading.Timer(timeout_s, give_up)
         killer.daemon = True
         killer.start()
         line = self._process.stdout.readline()
-        timed_out = not killer.is_alive()
         killer.cancel()
         if not line:
-            raise ChildDiedError(f"no answer within {timeout_s:g} s" if timed_out else self._cause())
+            raise ChildDiedError(f"no answer within {timeout_s:g} s" if late.is_set() else self._cause())
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import io
+import json
 import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from sirocco.api.cli.main import build_parser, main
@@ -129,6 +131,47 @@ def test_flags_about_the_model_reach_the_engine(monkeypatch, tmp_path, capsys):
     assert end.value.code == 2 and "no config.json" in capsys.readouterr().err  # of the folder that was found
     assert (seen["token"], seen["options"].arch) == ("hf_verysecret", "Qwen3ForCausalLM")
     assert "secret" not in repr(seen["options"]), "the engine process needs no token"
+
+
+ENGINE_FLAGS = {
+    "dtype": ("--dtype float32", "float32"),
+    "device": ("--device cpu", "cpu"),
+    "max_num_seqs": ("--max-num-seqs 5", 5),
+    "kv_memory": ("--kv-memory 64MiB", 64 << 20),
+    "chunk_size": ("--chunk-size 99", 99),
+    "prefix_caching": ("--no-prefix-caching", False),
+    "batch_invariant": ("--batch-invariant", True),
+    "max_model_len": ("--max-model-len 77", 77),
+    "max_waiting": ("--max-waiting 3", 3),
+}
+
+
+@pytest.mark.parametrize("name", ENGINE_FLAGS)
+def test_each_flag_about_the_engine_reaches_it_alone(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sirocco.api.server.run", lambda make, options: seen.append(make().client.options) or 0)
+    flag, value = ENGINE_FLAGS[name]
+    for flags in ([], flag.split()):
+        with pytest.raises(SystemExit) as end:
+            main(["serve", *flags])
+        assert end.value.code == 0
+    plain, changed = seen
+    assert changed == msgspec.structs.replace(plain, **{name: value}) != plain
+
+
+def test_bench_throughput_measures_every_combination(capsys, tmp_path):
+    path = tmp_path / "rows.json"
+    sizes = ["--prompt-len", "8,16", "--gen-len", "3", "--concurrency", "1,2", "--warmup", "0", "--iterations", "1"]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "throughput", "--model-shape", "tiny", "--device", "cpu", *sizes, "--json", str(path)])
+    assert end.value.code == 0
+    rows = json.loads(path.read_text())
+    assert [(row["prompt_len"], row["concurrency"]) for row in rows] == [(8, 1), (8, 2), (16, 1), (16, 2)]
+    for row in rows:
+        assert row["gen_len"] == 3 and row["model"] == "tiny"
+        assert row["prefill_tps"] > 0 and row["ttft_ms"]["p50"] > 0 and row["load_s"] > 0 and row["peak_rss_mib"] > 0
+    printed = capsys.readouterr().out
+    assert "peak so far MiB" in printed and len([line for line in printed.splitlines() if " 16 " in line]) == 2
 
 
 def test_port_of_other_digits(capsys):

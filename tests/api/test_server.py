@@ -52,6 +52,7 @@ class Running:
     def __enter__(self):
         self.thread.start()
         assert self.engine.started.wait(10)
+        self.connection().close()
         return self
 
     def __exit__(self, *exc):
@@ -147,10 +148,19 @@ def test_port_in_use():
             server.run(ServedEngine, ServerOptions(port=port))
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "no such host", "x" * 300])
+@pytest.mark.parametrize("host", ["203.0.113.1", "x" * 300])
 def test_address_that_is_not_ours(host):
     with pytest.raises(server.ListenError):
         server.free_address(host, 0)
+
+
+def test_a_name_that_nobody_knows(monkeypatch):
+    def ask(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    with pytest.raises(server.ListenError, match="cannot listen on nowhere:5: Name or service not known"):
+        server.free_address("nowhere", 5)
 
 
 def test_binding_beyond_loopback_without_a_key_warns(monkeypatch, caplog):

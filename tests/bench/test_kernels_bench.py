@@ -81,9 +81,10 @@ def test_parts_that_fail_or_hang_are_told_and_the_rest_runs(monkeypatch, tmp_pat
         "hanging": "import threading; threading.Event().wait()",
         "last": "pass",
     }
-    monkeypatch.setattr(gpu, "plan", lambda bench: [Part(name, ["-c", code], 1.0) for name, code in scripts.items()])
-    monkeypatch.setattr(gpu, "LEAST_SECONDS", 1.0)
-    rows = gpu.measure(GpuBench(tmp_path, "cpu", minutes=0.02))
+    parts = [Part(name, ["-c", code], 0.0 if name == "hanging" else 1.0) for name, code in scripts.items()]
+    monkeypatch.setattr(gpu, "plan", lambda bench: parts)
+    monkeypatch.setattr(gpu, "LEAST_SECONDS", 0.3)
+    rows = gpu.measure(GpuBench(tmp_path, "cpu", minutes=1.0))
     assert [row["outcome"].split(" (")[0].split(" after")[0] for row in rows] == [
         "passed",
         "failed",

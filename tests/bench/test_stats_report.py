@@ -123,7 +123,7 @@ def test_a_pipe_stays_open_until_the_results_are_there(tmp_path):
         assert json.loads(reader.communicate(timeout=20)[0]) == ROWS
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: a full device")
 def test_results_for_stdout_by_its_name_go_where_it_stands(tmp_path):
     log = tmp_path / "log"
     log.write_text("before\n")
@@ -134,7 +134,7 @@ def test_results_for_stdout_by_its_name_go_where_it_stands(tmp_path):
     assert first == "before" and '"a": 1' in rest and rest.splitlines()[-1].split() == ["a", "1"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: a full device")
 def test_results_are_kept_where_the_table_cannot_be_shown(tmp_path):
     path = tmp_path / "out.json"
     code = f"from sirocco.bench import report; report.publish([{{'a': 1}}], [('a', 'a')], {str(path)!r})"
@@ -144,14 +144,14 @@ def test_results_are_kept_where_the_table_cannot_be_shown(tmp_path):
     assert done.returncode == 1 and json.loads(path.read_text()) == [{"a": 1}]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: a full device")
 def test_device_that_is_full():
     report.check_writable("/dev/full")
     with pytest.raises(RequestError, match="/dev/full cannot be written: No space left on device"):
         report.publish(ROWS, COLUMNS, "/dev/full")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux: a full device")
 @pytest.mark.parametrize("width", [1, 10_000])
 @pytest.mark.parametrize("json_file", [None, "-"])
 def test_output_that_is_full(json_file, width):

@@ -1,8 +1,4 @@
-"""The C++ kernels against float64, and what happens where they cannot be compiled."""
-
-import logging
-import sys
-from pathlib import Path
+"""The C++ kernels against float64."""
 
 import pytest
 import torch
@@ -14,7 +10,7 @@ from sirocco.kernels.activation import geglu, swiglu
 from sirocco.kernels.attention import AttentionBatch, paged_attention_torch
 from sirocco.kernels.backend import use_native
 from sirocco.kernels.linear import pack_linear, packed_linear, unpack_linear
-from sirocco.kernels.native import build, ops
+from sirocco.kernels.native import ops
 from sirocco.kernels.rope import rope_tables
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="no C++ compiler")
@@ -221,50 +217,6 @@ def test_paged_attention(
     assert_close(out.double(), expected, rtol=1e-2, atol=1.5e-2)
 
 
-def test_where_nothing_compiles_torch_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
-    monkeypatch.setenv("CXX", "false")
-    with caplog.at_level(logging.WARNING):
-        assert build.library_path.__wrapped__() is None
-    assert "could not be compiled" in caplog.text
-    monkeypatch.setattr(build, "_compiler", lambda: (_ for _ in ()).throw(FileNotFoundError))
-    assert build.library_path.__wrapped__() is None
-    monkeypatch.setenv("SIROCCO_NATIVE", "0")
-    assert build.library_path.__wrapped__() is None
-
-
-def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
-    first = build.compiled()
-    monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert build.compiled() == first
-
-
-def test_another_compiler_under_the_same_name_compiles_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "g++"
-    compiler.write_text("version 9")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("SIROCCO_CACHE", str(tmp_path))
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(build.subprocess, "run", lambda command, **_: Path(command[-1]).write_text("a library"))
-    first = build.compiled()
-    assert build.compiled() == first
-    compiler.write_text("version 10")
-    assert build.compiled() != first
-
-
-def test_a_library_that_does_not_load_is_compiled_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    cut = tmp_path / "kernels-0.so"
-    cut.write_bytes(b"\x7fELF")
-    monkeypatch.setattr(build, "library_path", lambda: cut)
-    assert build.library.__wrapped__() is None
-    assert "could not be loaded" in caplog.text and not cut.exists()
-
-
 def test_only_bfloat16_on_the_cpu_is_theirs() -> None:
     assert use_native(torch.zeros(1, dtype=BF16))
     assert not use_native(torch.zeros(1))
@@ -282,19 +234,6 @@ def test_grouped_linear(with_bias: bool) -> None:
         for part, weight, bias in zip(x.split(counts), weights, biases, strict=True)
     ]
     assert torch.equal(out, torch.cat(alone))
-
-
-def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose user is in no list."""
-
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("SIROCCO_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(build, "_compiler", lambda: sys.executable)
-    monkeypatch.setattr(build.Path, "home", home)
-    assert build.library_path.__wrapped__() is None
 
 
 @pytest.mark.parametrize("num_queries", [1, 12])

@@ -48,7 +48,7 @@ def run(program, *arguments, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

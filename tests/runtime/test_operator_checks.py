@@ -12,7 +12,7 @@ from sirocco.runtime.errors import ModelLoadError, NotEnoughMemoryError
 from sirocco.runtime.models.random import SHAPES, random_model
 from sirocco.runtime.wire import EngineOptions
 
-pytest.importorskip("triton")  # absent on macOS, as its kernels are
+pytest.importorskip("triton", reason="needs Linux, as Triton does")
 
 LATENT = {
     "architectures": ["DeepseekV2ForCausalLM"],

@@ -28,7 +28,7 @@ from sirocco.runtime.weights import loadable_modules
 
 from .tiny_models import FAMILIES
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs Linux, as Triton does")
 
 META = torch.device("meta")
 ROWS, MAX_LEN, BLOCK = 12, 256, 16

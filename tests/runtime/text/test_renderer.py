@@ -226,9 +226,17 @@ def test_the_worker_ends_with_its_parent():
         pid = int(parent.stdout.readline())
         parent.kill()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]:
+    while not _has_ended(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)  # nothing tells of the end of a process that is not our child
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"  # nobody has waited for it yet
 
 
 _PARENT = """
