@@ -180,6 +180,7 @@ def _flash_attn(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> 
 def _flex(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Run:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    torch.compiler.reset()  # after a few shapes it would be compiled for any, and then not at all
     compiled = torch.compile(flex_attention)
     length = keys.shape[2]
     mask = None

@@ -31,6 +31,7 @@ COLUMNS = (
     ("of matmul", "of_matmul"),
     ("others, us", "peers_us"),
 )
+_REPLAYS = 10  # of a captured row of calls, by `do_bench_cudagraph`, whose time is that of one
 # The norm of the difference over the norm of the result: what rounding inputs to the weights of the sums may cost.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
@@ -46,8 +47,10 @@ class KernelBench:
     seconds: float = 0.2  # of measuring, for each implementation of a case
 
 
-def measure(bench: KernelBench) -> list[dict[str, Any]]:
-    """One row a case and dtype; those that are wrong are not `correct` and have no speed.
+def measure(
+    bench: KernelBench, keep: Callable[[Sequence[dict[str, Any]]], None] = lambda rows: None
+) -> list[dict[str, Any]]:
+    """One row a case and dtype; those that are wrong are not `correct` and have no speed. `keep` gets the rows so far.
 
     Raises `RequestError` for an unknown operator or dtype, `ModelLoadError` for a device that is not there.
     """
@@ -67,6 +70,7 @@ def measure(bench: KernelBench) -> list[dict[str, Any]]:
             if case.operator in bench.operators:
                 row = {"operator": case.operator, "size": "small" if bench.small else case.size, "dtype": name}
                 rows.append({**row, **_measure(case, setting, best, bench.seconds), **facts})
+                keep(rows)
     return rows
 
 
@@ -91,7 +95,10 @@ def _measure(case: Case, setting: Setting, best: _Best, seconds: float) -> dict[
     if not correct:
         return checked
     trial = case.make(setting)
-    took = timed(trial.run, setting.device, seconds)
+    try:
+        took = timed(trial.run, setting.device, seconds)
+    except ValueError as refusal:  # no kernel for this dtype at the full size
+        return checked | {"us": f"cannot: {str(refusal)[:60]}"}
     peers: dict[str, float | str] = {}
     for name, run in trial.peers.items():
         try:
@@ -125,7 +132,9 @@ def timed(run: Callable[[], object], device: torch.device, seconds: float) -> fl
     if device.type == "cuda":
         from triton.testing import do_bench_cudagraph
 
-        return float(do_bench_cudagraph(run, rep=int(seconds * 1000), return_mode="median")) / 1000
+        torch.cuda.synchronize(device)  # what is queued here its own stream would not wait for
+        share = int(seconds * 1000 / _REPLAYS)
+        return float(do_bench_cudagraph(run, rep=max(share, 1), return_mode="median")) / 1000
     times: list[float] = []
     until = time.perf_counter() + seconds
     while not times or time.perf_counter() < until:

@@ -33,7 +33,7 @@ def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> Non
     console = Console(stderr=to_stdout)
     if not console.is_terminal:
         console = Console(stderr=to_stdout, width=_FILE_WIDTH)
-    text = msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
+    text = _as_json(rows)
     if json_file is not None and not to_stdout:
         _write_file(json_file, text)
     with _refusals_told("the output"):
@@ -41,6 +41,16 @@ def publish(rows: Sequence[Row], columns: Columns, json_file: str | None) -> Non
         if to_stdout:
             sys.stdout.buffer.write(text)
             sys.stdout.buffer.flush()
+
+
+def keep(rows: Sequence[Row], json_file: str | None) -> None:
+    """Have what there is so far outlive an early end, in a file of its own. Raises `RequestError` as `publish` does."""
+    if json_file is not None and json_file != "-" and _is_replaced(Path(json_file)):
+        _write_file(json_file, _as_json(rows))
+
+
+def _as_json(rows: Sequence[Row]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(list(rows)), indent=2) + b"\n"
 
 
 def _write_file(name: str, text: bytes) -> None:

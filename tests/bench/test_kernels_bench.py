@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sirocco.api.cli.main import main
-from sirocco.bench import gpu, kernel_cases, kernels
+from sirocco.bench import gpu, kernel_cases, kernels, report
 from sirocco.bench.gpu import GpuBench, Part, plan
 from sirocco.bench.kernels import KernelBench, measure, passed
 from sirocco.runtime.errors import ModelLoadError, RequestError
@@ -35,6 +35,28 @@ def test_wrong_numbers_have_no_speed(monkeypatch, capsysbinary, fault):
     assert ended.value.code == 1
     (row,) = json.loads(capsysbinary.readouterr().out)
     assert not row["correct"] and "us" not in row
+
+
+def test_a_size_that_no_kernel_does_is_named_and_the_rest_is_kept(monkeypatch, tmp_path):
+    case = next(case for case in kernel_cases.CASES if case.operator == "swiglu")
+
+    def refuse():
+        raise ValueError("no kernel for a rank of 512 in torch.float32")
+
+    def make(setting):
+        return kernel_cases.Trial(refuse, refuse, 0, 0, {})
+
+    monkeypatch.setattr(kernels, "check", lambda case, setting: 0.0)
+    monkeypatch.setattr(kernels, "CASES", (kernel_cases.Case("swiglu", "too large", make), case))
+    path, kept = tmp_path / "rows.json", []
+
+    def keep(rows):
+        report.keep(rows, str(path))
+        kept.append(len(json.loads(path.read_text())))
+
+    rows = measure(KernelBench(["swiglu"], "cpu", ["float32"], small=True, seconds=0.0), keep)
+    assert rows[0]["us"] == "cannot: no kernel for a rank of 512 in torch.float32" and rows[1]["us"] > 0
+    assert kept == [1, 2]
 
 
 def test_a_peer_that_cannot_is_named_and_does_no_harm(monkeypatch):

@@ -192,7 +192,7 @@ def test_layers_of_one_shape_share_their_work(options):
 )
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
-        check_attention(*arguments, torch.device("cpu"))
+        check_attention(*arguments, torch.get_default_device())
     head_dim, dtype, block_size = arguments
     cache = torch.zeros(1, 1, block_size, head_dim, dtype=dtype)
     batch = AttentionBatch(torch.tensor([0, 1]), torch.tensor([1]), torch.zeros(1, 1).int(), [1], [1])
@@ -202,7 +202,7 @@ def test_refusals(arguments, message):
 
 def test_too_many_heads_a_group():
     with pytest.raises(ValueError, match="129 query heads"):
-        check_attention(64, torch.float16, 16, torch.device("cpu"), group=129)
+        check_attention(64, torch.float16, 16, torch.get_default_device(), group=129)
 
 
 def test_head_parts_hold_the_head():

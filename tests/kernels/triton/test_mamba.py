@@ -133,9 +133,9 @@ def test_what_it_cannot_do_is_refused() -> None:
         causal_conv(torch.randn(4, 3), torch.randn(3, 4), None, torch.zeros(1, 3, 4), batch)
     with pytest.raises(ValueError, match="as many weights as channels"):
         gated_rms_norm(x.flatten(1), x.flatten(1), torch.ones(5), 1e-5, 1)
-    cpu = torch.device("cpu")
-    check_mamba(256, 17, cpu)
+    device = torch.get_default_device()
+    check_mamba(256, 17, device)
     with pytest.raises(ValueError, match="Mamba state of 257: 1 to 256"):
-        check_mamba(257, 4, cpu)
+        check_mamba(257, 4, device)
     with pytest.raises(ValueError, match="convolution of 18 taps: 2 to 17"):
-        check_mamba(128, 18, cpu)
+        check_mamba(128, 18, device)
