@@ -2,11 +2,13 @@
 //
 // A task is a run of queries of one request with some KV heads, and the query heads that share them. A few rows multiply
 // the keys as they lie in the cache, where a block holds all heads side by side; many rows first lay blocks of keys and
-// values of one head out as linear layers do their weights.
+// values of one head out as linear layers do their weights. Where rows are few, so that there might be more threads than
+// tasks, a long context is cut into runs of keys, whatever else is computed, and what they gather is added up.
 
 #include "operators.h"
 #include "tile.h"
 
+#include <memory>
 #include <omp.h>
 #include <vector>
 
@@ -15,6 +17,8 @@ namespace {
 constexpr int KEYS = 2 * PANEL;   // keys that are laid out and multiplied at a time
 constexpr int FEW = 8;            // rows up to which laying keys out costs more than it saves
 constexpr i64 TASK_ROWS = 192;    // rows of a task of a prompt: their outputs stay in L2
+constexpr i64 RUN = 2048;         // keys of a run, a multiple of KEYS,
+constexpr i64 RUN_ROWS = 64;      // in tasks of up to so many rows
 
 struct Shape {
     i64 heads, kv_heads, dim, block_size;
@@ -25,6 +29,12 @@ struct Shape {
 struct Task {
     i64 kv_head, kv_heads, token, queries, position;  // first head and query, the query's row of q and its position
     const int32_t* blocks;
+    i64 first, last;  // the keys [first, last), of those that any of the queries sees
+    i64 run, runs;    // of so many tasks over the same queries this is the one of this number;
+    i64 kept;         // where what the first of them gathered is kept, [rows, dim + 2]
+
+    i64 rows(const Shape& shape) const { return kv_heads * queries * (shape.heads / shape.kv_heads); }
+    i64 floats(const Shape& shape) const { return rows(shape) * (shape.dim + 2); }
 };
 
 float dot(const bf16* a, const bf16* b, i64 count) {
@@ -193,12 +203,6 @@ inline void absorb(float* scores, i64 count, float& most, float& total, float* o
     total += sum;
 }
 
-// Keys that any query of a task sees: [first, last).
-void seen(const Task& task, const Shape& shape, i64& first, i64& last) {
-    last = task.position + task.queries;
-    first = shape.window > 0 ? std::max<i64>(0, task.position - shape.window + 1) : 0;
-}
-
 // Hide the keys that a query at `position` does not see, of `count` from `key` on.
 void mask(float* scores, i64 key, i64 count, i64 position, const Shape& shape) {
     i64 first = shape.window > 0 ? position - shape.window + 1 - key : 0, last = position + 1 - key;
@@ -216,8 +220,7 @@ void gather_queries(const bf16* q, const Task& task, const Shape& shape, bf16* t
 
 void few_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
     i64 group = shape.heads / shape.kv_heads, rows = task.queries * group, dim = shape.dim, size = shape.block_size;
-    i64 first, last;
-    seen(task, shape, first, last);
+    i64 first = task.first, last = task.last;
     // Several blocks at a time: each time costs a row its greatest score and its exponentials' set-up.
     i64 span = std::max<i64>(1, KEYS / size), stride = span * size, end = (last + size - 1) / size;
     sums.scores.resize(rows * stride);
@@ -290,8 +293,7 @@ void lay_out(const bf16* k_cache, const bf16* v_cache, i64 key, i64 begin, i64 e
 
 void many_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const Shape& shape, Sums& sums) {
     i64 group = shape.heads / shape.kv_heads, rows = task.queries * group, dim = shape.dim;
-    i64 spans = (dim + 2 * PANEL - 1) / (2 * PANEL), first, last;
-    seen(task, shape, first, last);
+    i64 spans = (dim + 2 * PANEL - 1) / (2 * PANEL), first = task.first, last = task.last;
     sums.scores.resize(FLAT * KEYS);
     sums.shares.resize(FLAT * KEYS);
     sums.key_panels.resize(dim * KEYS);
@@ -331,6 +333,35 @@ void many_rows(const bf16* k_cache, const bf16* v_cache, const Task& task, const
     }
 }
 
+// Leave what a run has gathered to whoever adds the runs up.
+void keep(const Task& task, const Shape& shape, const Sums& sums, float* kept) {
+    i64 rows = task.rows(shape), dim = shape.dim;
+    float* to = kept + task.kept + task.run * task.floats(shape);
+    for (i64 row = 0; row < rows; row++, to += dim + 2) {
+        to[0] = sums.most[row], to[1] = sums.total[row];
+        std::memcpy(to + 2, sums.out.data() + row * dim, dim * sizeof(float));
+    }
+}
+
+// What all runs over a task's queries have gathered, in their order.
+void add_runs(const Task& task, const Shape& shape, const float* kept, Sums& sums) {
+    i64 rows = task.rows(shape), dim = shape.dim, stride = task.floats(shape);
+    sums.begin(rows, dim);
+    for (i64 row = 0; row < rows; row++) {
+        const float* first = kept + task.kept + row * (dim + 2);
+        float most = -INFINITY, *out = sums.out.data() + row * dim;
+        for (i64 run = 0; run < task.runs; run++) most = std::max(most, first[run * stride]);
+        for (i64 run = 0; run < task.runs; run++) {
+            const float* own = first + run * stride;
+            float share = own[0] == -INFINITY ? 0.0f : exponential(own[0] - most);
+            sums.total[row] += own[1] * share;  // NaN where all that a run saw was NaN
+#pragma omp simd
+            for (i64 d = 0; d < dim; d++) out[d] += own[2 + d] * share;
+        }
+        sums.most[row] = most;
+    }
+}
+
 // out = gathered values / (their weights and the sink's)
 void finish(const Task& task, const Shape& shape, const float* sinks, const Sums& sums, bf16* out) {
     i64 group = shape.heads / shape.kv_heads, dim = shape.dim, rows = task.queries * group;
@@ -356,17 +387,32 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
                              i64 kv_heads, i64 dim, i64 block_size, float scale, i64 window, float softcap,
                              const float* sinks, bf16* out, int threads) {
     Shape shape{heads, kv_heads, dim, block_size, scale, softcap, window};
-    i64 group = heads / kv_heads, most = std::max<i64>(1, TASK_ROWS / group), token = 0, work = 0;
-    std::vector<Task> tasks;
+    i64 group = heads / kv_heads, most = std::max<i64>(1, TASK_ROWS / group), token = 0, work = 0, kept_floats = 0;
+    std::vector<Task> tasks, cut;
     for (i64 b = 0; b < requests; b++) {
         for (i64 i = 0; i < query_lens[b]; i += most) {
             i64 queries = std::min(most, query_lens[b] - i), position = kv_lens[b] - query_lens[b] + i;
             // A few rows take as many heads as leave work for every thread: they lie together.
             i64 parts = queries * group > FEW ? kv_heads : std::min<i64>(kv_heads, (threads + requests - 1) / requests);
+            i64 first = window > 0 ? std::max<i64>(0, position - window + 1) : 0, last = position + queries;
+            bool in_runs = queries * group <= RUN_ROWS && RUN % block_size == 0;
+            i64 begin = in_runs ? first / RUN * RUN : 0, runs = in_runs ? (last - begin + RUN - 1) / RUN : 1;
             for (i64 part = 0; part < parts; part++) {
                 i64 h, end;
                 share(kv_heads, int(part), int(parts), h, end);
-                tasks.push_back({h, end - h, token + i, queries, position, tables + b * table_width});
+                Task task{h, end - h, token + i, queries, position, tables + b * table_width, first, last, 0, runs, 0};
+                if (runs > 1) {
+                    task.kept = kept_floats;
+                    kept_floats += runs * task.floats(shape);
+                    cut.push_back(task);
+                }
+                for (; task.run < runs; task.run++) {
+                    if (runs > 1) {
+                        task.first = std::max(first, begin + task.run * RUN);
+                        task.last = std::min(last, begin + (task.run + 1) * RUN);
+                    }
+                    tasks.push_back(task);
+                }
             }
             work += queries * heads * (position + queries);
         }
@@ -374,8 +420,9 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
     }
     // Long ones first, so that no thread ends up with one alone.
     std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
-        return a.queries * (a.position + a.queries) > b.queries * (b.position + b.queries);
+        return a.queries * (a.last - a.first) > b.queries * (b.last - b.first);
     });
+    std::unique_ptr<float[]> kept(kept_floats ? new float[kept_floats] : nullptr);
     if (work * dim < (1 << 17)) threads = 1;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -388,7 +435,15 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
             sums.queries.resize(task.kv_heads * rows * dim);
             gather_queries(q, task, shape, sums.queries.data());
             (rows <= FEW ? few_rows : many_rows)(k_cache, v_cache, task, shape, sums);
-            finish(task, shape, sinks, sums, out);
+            if (task.runs > 1)
+                keep(task, shape, sums, kept.get());
+            else
+                finish(task, shape, sinks, sums, out);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < cut.size(); i++) {
+            add_runs(cut[i], shape, kept.get(), sums);
+            finish(cut[i], shape, sinks, sums, out);
         }
     }
 }

@@ -217,6 +217,38 @@ def test_paged_attention(
     assert_close(out.double(), expected, rtol=1e-2, atol=1.5e-2)
 
 
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(7, 1), (16, 1), (4, 2)])
+@pytest.mark.parametrize("window", [None, 3000])
+def test_long_contexts_are_added_up_from_runs(num_heads: int, num_kv_heads: int, window: int | None) -> None:
+    """Whoever else is computed and however many threads do it, a request's numbers are the same."""
+    lens = [(1, 5000), (1, 2048), (1, 2049), (3, 4097), (1, 9), (2, 2049)]
+    blocks = [-(-length // 16) for _, length in lens]
+    caches = randn(2, sum(blocks), num_kv_heads, 16, 64)
+    table = torch.zeros(len(lens), max(blocks), dtype=torch.int32)
+    for i, count in enumerate(blocks):
+        table[i, :count] = torch.arange(count) + sum(blocks[:i])
+    query_lens, kv_lens = [n for n, _ in lens], [n for _, n in lens]
+    q, sinks, scale = randn(sum(query_lens), num_heads, 64), randn(num_heads), 64**-0.5
+
+    def attend(q: Tensor, query_lens: list[int], kv_lens: list[int], table: Tensor) -> Tensor:
+        counts = torch.tensor([query_lens, kv_lens])
+        return ops.paged_attention(q, caches[0], caches[1], counts, table, scale, window, None, sinks)
+
+    out = attend(q, query_lens, kv_lens, table)
+    cu_seqlens = torch.tensor([0, *query_lens]).cumsum(0).int()
+    batch = AttentionBatch(cu_seqlens, torch.tensor(kv_lens).int(), table, query_lens, kv_lens)
+    expected = paged_attention_torch(q.double(), *caches.double(), batch, scale, window, None, sinks.double())
+    assert_close(out.double(), expected, rtol=1e-2, atol=1e-3)
+    alone = [attend(rows, [len(rows)], [kv_lens[i]], table[i : i + 1]) for i, rows in enumerate(q.split(query_lens))]
+    assert torch.equal(torch.cat(alone), out)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads % 2 + 1)
+        assert torch.equal(attend(q, query_lens, kv_lens, table), out)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_only_bfloat16_on_the_cpu_is_theirs() -> None:
     assert use_native(torch.zeros(1, dtype=BF16))
     assert not use_native(torch.zeros(1))
@@ -243,4 +275,12 @@ def test_attention_hides_no_nan(num_queries: int, wrong: str) -> None:
     k_cache, v_cache, q = randn(4, 1, 16, 64), randn(4, 1, 16, 64), randn(num_queries, 2, 64)
     (q if wrong == "queries" else k_cache).fill_(torch.nan)
     lens, table = torch.tensor([[num_queries], [40]]), torch.tensor([[1, 2, 3]], dtype=torch.int32)
+    assert ops.paged_attention(q, k_cache, v_cache, lens, table, 0.1, None, None, None).isnan().all()
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_a_nan_of_one_run_is_one_of_the_whole(run: int) -> None:
+    k_cache, v_cache, q = randn(256, 1, 16, 64), randn(256, 1, 16, 64), randn(1, 2, 64)
+    k_cache[128 * run : 128 * (run + 1)] = torch.nan
+    lens, table = torch.tensor([[1], [4096]]), torch.arange(256, dtype=torch.int32)[None]
     assert ops.paged_attention(q, k_cache, v_cache, lens, table, 0.1, None, None, None).isnan().all()
