@@ -57,8 +57,8 @@ MIXTURE: dict[str, tuple[float, Maker]] = {
     "json": (0.04, lambda values, _: fields_as_json(values)),
 }
 LATE_SHARES = {  # of the end of training
-    "generic": 0.13, "pattern": 0.20, "everyday": 0.27, "compute": 0.11, "parallel": 0.13, "parallel everyday": 0.16,
-    "no tool": 0.09, "decline": 0.07,
+    "generic": 0.13, "pattern": 0.20, "everyday": 0.27, "compute": 0.13, "parallel": 0.15, "parallel everyday": 0.19,
+    "no tool": 0.09, "decline": 0.07, "read": 0.06, "json": 0.05,
 }  # fmt: skip
 
 PIRATE = (

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,13 @@ __all__ = ["PLANS", "Plan", "load_network"]
 
 VOCAB = 3840
 CHECKPOINT_SECONDS = 120.0
+# glibc keeps memory rather than give it back and fault it in again at every step, and oneDNN all that it prepares.
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(1 << 14),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +60,10 @@ class Plan:
 
 BASE = Shape(vocab=VOCAB, width=256, layers=6, heads=4, kv_heads=2, hidden=512)
 PLANS = {
-    "base": Plan(BASE, steps=6600, tokens=4864, cooldown=0.66, last=0.25),
+    "base": Plan(BASE, steps=6400, tokens=4864, cooldown=0.66, last=0.25),
     "finish": Plan(
         BASE,
-        steps=2100,
+        steps=3300,
         tokens=4864,
         matrix_lr=0.005,
         vector_lr=0.001,
@@ -225,6 +233,12 @@ def train(plan: Plan, path: Path, recipe: Recipe, *, resume: bool, processes: in
     trainer.run(filled[0])
 
 
+def settle() -> None:
+    """Start this program again under ENVIRONMENT, which is read when a process begins, unless it has all of it."""
+    if not ENVIRONMENT.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], ENVIRONMENT | os.environ)
+
+
 def main() -> None:
     """Train one of the networks."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -263,4 +277,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    settle()
     main()

@@ -155,3 +155,21 @@ def test_a_pool_that_went_missing_is_noticed() -> None:
     assert pool == 4 and step.tokens == 48 and torch.equal(step.batches[1].ids, random_batch(1).ids)
     with pytest.raises(RuntimeError, match="pool 6 came in place of pool 5"):
         next(found)
+
+
+def test_training_starts_anew_once_where_memory_would_be_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in train.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "5")  # a user's own choice
+    monkeypatch.setattr(train.sys, "orig_argv", ["python3", "-m", "sirocco.runtime.demo.train", "base"])
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(train.os, "execve", lambda *how: started.append(how))
+    train.settle()
+    ((program, arguments, environment),) = started
+    assert program == arguments[0] == train.sys.executable
+    assert arguments[1:] == ["-m", "sirocco.runtime.demo.train", "base"]
+    assert {name: environment[name] for name in train.ENVIRONMENT} == train.ENVIRONMENT | {"MALLOC_TOP_PAD_": "5"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    train.settle()
+    assert len(started) == 1
