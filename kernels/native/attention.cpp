@@ -397,23 +397,21 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
             i64 first = window > 0 ? std::max<i64>(0, position - window + 1) : 0, last = position + queries;
             bool in_runs = queries * group <= RUN_ROWS && RUN % block_size == 0;
             i64 begin = in_runs ? first / RUN * RUN : 0, runs = in_runs ? (last - begin + RUN - 1) / RUN : 1;
-            for (i64 part = 0; part < parts; part++) {
-                i64 h, end;
-                share(kv_heads, int(part), int(parts), h, end);
-                Task task{h, end - h, token + i, queries, position, tables + b * table_width, first, last, 0, runs, 0};
-                if (runs > 1) {
-                    task.kept = kept_floats;
-                    kept_floats += runs * task.floats(shape);
-                    cut.push_back(task);
-                }
-                for (; task.run < runs; task.run++) {
+            i64 floats = runs > 1 ? runs * queries * group * (dim + 2) : 0;  // that are kept of a KV head
+            for (i64 run = 0; run < runs; run++)
+                for (i64 part = 0; part < parts; part++) {  // heads that lie together at about the same time
+                    i64 h, end;
+                    share(kv_heads, int(part), int(parts), h, end);
+                    Task task{h, end - h, token + i, queries, position, tables + b * table_width,
+                              first, last, run, runs, kept_floats + h * floats};
                     if (runs > 1) {
-                        task.first = std::max(first, begin + task.run * RUN);
-                        task.last = std::min(last, begin + (task.run + 1) * RUN);
+                        task.first = std::max(first, begin + run * RUN);
+                        task.last = std::min(last, begin + (run + 1) * RUN);
+                        if (run == 0) cut.push_back(task);
                     }
                     tasks.push_back(task);
                 }
-            }
+            kept_floats += kv_heads * floats;
             work += queries * heads * (position + queries);
         }
         token += query_lens[b];
@@ -440,11 +438,11 @@ void sirocco_paged_attention(const bf16* q, const bf16* k_cache, const bf16* v_c
             else
                 finish(task, shape, sinks, sums, out);
         }
-#pragma omp for schedule(dynamic, 1)
-        for (size_t i = 0; i < cut.size(); i++) {
-            add_runs(cut[i], shape, kept.get(), sums);
-            finish(cut[i], shape, sinks, sums, out);
-        }
+    }
+    Sums sums;
+    for (const Task& task : cut) {  // by one thread: less work than waking the others
+        add_runs(task, shape, kept.get(), sums);
+        finish(task, shape, sinks, sums, out);
     }
 }
 
